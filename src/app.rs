@@ -1,0 +1,192 @@
+//! The composition root: database, keys, use cases, jobs and server put together, and taken apart
+//! in the reverse order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::content::Routing;
+use crate::files::{Files, Keys};
+use crate::http::{AppState, router, serve};
+use crate::jobs;
+use crate::keyring::{KeyRing, Roots};
+use crate::mongod::{Mongod, OnExit};
+use crate::random;
+use crate::secret_file;
+use crate::store::{Store, StoreError};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Why the program cannot run: for the operator, so with every cause.
+pub type StartError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The use cases with what they stand on.
+pub struct App {
+    /// The use cases.
+    pub files: Files,
+    mongod: Option<Mongod>,
+}
+
+impl App {
+    /// Reaches or starts the database, opens the keys and makes the schema.
+    ///
+    /// # Errors
+    /// With a message that says what to set or to do.
+    pub async fn open(settings: &Settings) -> Result<Self, StartError> {
+        let mongod = match settings.database.uri.reveal() {
+            Some(_) => None,
+            None => Some(Mongod::start(&settings.mongod, &settings.data_dir, OnExit::KeepFiles).await?),
+        };
+        let uri = mongod.as_ref().map(Mongod::uri).or(settings.database.uri.reveal()).unwrap_or_default();
+        let opened = open_files(uri, settings).await;
+        match (opened, mongod) {
+            (Ok(files), mongod) => Ok(Self { files, mongod }),
+            (Err(error), Some(mongod)) => {
+                mongod.stop().await?;
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Stops the database if it is ours.
+    ///
+    /// # Errors
+    /// When the embedded mongod does not stop cleanly.
+    pub async fn close(self) -> Result<(), StartError> {
+        if let Some(mongod) = self.mongod {
+            mongod.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError> {
+    let store = Store::connect(uri, &settings.database).await?;
+    store.require_replica_set().await.map_err(unreachable)?;
+    let routing = Routing::new(settings.buckets.clone())?;
+    store.ensure_schema(&routing.names()).await?;
+    let ring = KeyRing::parse(&master_key(settings)?)?;
+    ring.check_against(&store).await?;
+    let roots = Roots::open(&store, &ring).await?;
+    let files = Files {
+        store,
+        keys: Arc::new(Keys { ring, roots }),
+        routing: Arc::new(routing),
+        settings: settings.storage,
+        clock: Clock::default(),
+        key_cache: Arc::default(),
+    };
+    files.ensure_admin_key(&admin_key(settings)?).await?;
+    Ok(files)
+}
+
+fn unreachable(error: StoreError) -> StartError {
+    format!(
+        "MongoDB cannot be used: {error}{}",
+        std::error::Error::source(&error).map(|e| format!(" ({e})")).unwrap_or_default()
+    )
+    .into()
+}
+
+/// The keyring: set, in the named file, or generated beside an embedded database.
+fn master_key(settings: &Settings) -> Result<String, StartError> {
+    if let Some(ring) = settings.keys.master_key.reveal() {
+        return Ok(ring.to_owned());
+    }
+    let file = &settings.keys.master_key_file;
+    if !file.as_os_str().is_empty() {
+        return Ok(std::fs::read_to_string(file)
+            .map_err(|error| format!("keys.master_key_file: {}: {error}", file.display()))?);
+    }
+    if settings.database.uri.reveal().is_some() {
+        return Err("keys.master_key: set GRIDGATE_MASTER_KEY or GRIDGATE_MASTER_KEY_FILE; with a MongoDB of your own no key is generated".into());
+    }
+    let made = secret_file::read_or_make(&settings.data_dir.join("master.key"), KeyRing::generate)?;
+    Ok(made.text)
+}
+
+/// The first admin key: set, or generated into the data folder.
+fn admin_key(settings: &Settings) -> Result<String, StartError> {
+    if let Some(key) = settings.auth.admin_key.reveal() {
+        return Ok(key.to_owned());
+    }
+    let path = settings.data_dir.join("admin.key");
+    let made =
+        secret_file::read_or_make(&path, || format!("gg_admin_{}", URL_SAFE_NO_PAD.encode(random::bytes::<32>())))?;
+    if made.is_new {
+        tracing::info!(path = %path.display(), "made the first admin API key");
+    }
+    Ok(made.text.trim().to_owned())
+}
+
+/// Serves until SIGTERM or SIGINT, then drains and stops.
+///
+/// # Errors
+/// When the server cannot start.
+pub async fn run(settings: &Settings) -> Result<(), StartError> {
+    let listener = TcpListener::bind(&settings.server.listen)
+        .await
+        .map_err(|error| format!("server.listen: cannot listen on {}: {error}", settings.server.listen))?;
+    let stop = stop_on_signal()?;
+    let app = tokio::select! {
+        app = App::open(settings) => app?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let url = format!("http://{}", listener.local_addr()?);
+    let running_jobs = jobs::start(&app.files, &stop);
+    let router = router(app_state(app.files.clone(), settings, &url));
+    println!("gridgate ready on {url}");
+    serve::serve(listener, router, &settings.server, stop).await;
+    running_jobs.wait().await;
+    app.close().await
+}
+
+/// What handlers work with, for a server that listens at `url`.
+pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
+    let public_url = Some(settings.server.public_url.trim_end_matches('/')).filter(|url| !url.is_empty());
+    AppState {
+        files,
+        public_url: public_url.unwrap_or(url).into(),
+        body_idle: Duration::from_secs(settings.server.body_idle_secs),
+    }
+}
+
+fn stop_on_signal() -> Result<CancellationToken, StartError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stopping.cancel();
+    });
+    Ok(stop)
+}
+
+/// Asks a running server whether it is ready.
+///
+/// # Errors
+/// When it does not answer 200.
+pub async fn healthcheck(listen: &str) -> Result<(), StartError> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+    let check = async {
+        let mut stream = tokio::net::TcpStream::connect(&address).await?;
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(4096).read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), check).await??;
+    if answer.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err("the server is not ready".into()) }
+}

@@ -1,0 +1,90 @@
+//! The command line: one function a command, each over [`App`] or a running server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::{self, App, StartError};
+use crate::config::Settings;
+use crate::jobs::sweep;
+use crate::telemetry;
+
+/// File storage over MongoDB GridFS.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    /// A settings file over the defaults.
+    #[arg(long, env = "GRIDGATE_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    /// Address and port to listen on; port 0 picks one.
+    #[arg(long, global = true)]
+    listen: Option<String>,
+    /// Where the embedded mongod, its credentials and generated keys live.
+    #[arg(long, global = true)]
+    data_dir: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Serve the API (the default).
+    Serve,
+    /// Make the database's collections and indexes.
+    InitDb,
+    /// Check the settings and say nothing when they are sound.
+    CheckConfig,
+    /// Expire, condemn and reap once, and print what was done.
+    Sweep,
+    /// Ask a running server whether it is ready.
+    Healthcheck,
+}
+
+/// Runs the command line.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match run_command(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("gridgate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
+    let flags = [("server.listen", &cli.listen), ("data_dir", &cli.data_dir)];
+    let flags: Vec<_> = flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
+    let settings = Settings::load(cli.config.as_deref(), &flags)?;
+    telemetry::start(&settings.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match cli.command.unwrap_or(Command::Serve) {
+            Command::Serve => app::run(&settings).await.map(|()| ExitCode::SUCCESS),
+            Command::InitDb => with_app(&settings, async |_| Ok(ExitCode::SUCCESS)).await,
+            Command::CheckConfig => Ok(ExitCode::SUCCESS),
+            Command::Sweep => with_app(&settings, run_sweep).await,
+            Command::Healthcheck => app::healthcheck(&settings.server.listen).await.map(|()| ExitCode::SUCCESS),
+        }
+    });
+    // Blocking work that a cut request left behind is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn with_app(
+    settings: &Settings,
+    act: impl AsyncFnOnce(&App) -> Result<ExitCode, StartError>,
+) -> Result<ExitCode, StartError> {
+    let app = App::open(settings).await?;
+    let outcome = act(&app).await;
+    app.close().await?;
+    outcome
+}
+
+async fn run_sweep(app: &App) -> Result<ExitCode, StartError> {
+    let report = sweep::sweep(&app.files).await?;
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,139 @@
+//! Settings: gathered from the modules that use them, layered, checked. Holds no default of its
+//! own; those are in `config/default.toml`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use config::{Config, Environment, File, FileFormat};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::content::{BucketSettings, Routing};
+use crate::files::StorageSettings;
+use crate::files::authenticate::MIN_ADMIN_KEY_LEN;
+use crate::http::ServerSettings;
+use crate::mongod::MongodSettings;
+use crate::secret::Secret;
+use crate::store::DatabaseSettings;
+use crate::telemetry::LogSettings;
+
+/// The embedded defaults.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+/// Where the key-encryption keys come from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySettings {
+    /// The keyring itself.
+    pub master_key: Secret,
+    /// A file with the keyring.
+    pub master_key_file: PathBuf,
+}
+
+/// The first credential.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthSettings {
+    /// The first admin API key.
+    pub admin_key: Secret,
+}
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml says it")]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub server: ServerSettings,
+    pub database: DatabaseSettings,
+    pub mongod: MongodSettings,
+    pub keys: KeySettings,
+    pub auth: AuthSettings,
+    pub storage: StorageSettings,
+    pub log: LogSettings,
+    pub buckets: BTreeMap<String, BucketSettings>,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// A source cannot be read.
+    #[error("the settings cannot be read: {0}")]
+    Source(#[from] config::ConfigError),
+    /// A key is unknown, missing or of a wrong type.
+    #[error("the setting {key} cannot be used: {why}")]
+    Key {
+        /// The key's path.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A value is out of range or unsafe.
+    #[error("the setting {0}")]
+    Value(String),
+}
+
+/// The short variables and the keys they set.
+const SHORT_VARIABLES: [(&str, &str); 8] = [
+    ("GRIDGATE_LISTEN", "server.listen"),
+    ("GRIDGATE_DATA_DIR", "data_dir"),
+    ("GRIDGATE_MONGODB_URI", "database.uri"),
+    ("GRIDGATE_DATABASE", "database.name"),
+    ("GRIDGATE_ADMIN_KEY", "auth.admin_key"),
+    ("GRIDGATE_MASTER_KEY", "keys.master_key"),
+    ("GRIDGATE_MASTER_KEY_FILE", "keys.master_key_file"),
+    ("GRIDGATE_PUBLIC_URL", "server.public_url"),
+];
+
+impl Settings {
+    /// Layers defaults, file, environment and flags, and checks the result.
+    ///
+    /// `flags` are keys with their values.
+    ///
+    /// # Errors
+    /// [`SettingsError`], which names the key.
+    pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, SettingsError> {
+        let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(file) = file {
+            builder = builder.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        let environment = Environment::with_prefix("GRIDGATE").prefix_separator("__").separator("__").try_parsing(true);
+        builder = builder.add_source(environment);
+        for (variable, key) in SHORT_VARIABLES {
+            match std::env::var(variable) {
+                Ok(value) if value.is_empty() => {
+                    return Err(SettingsError::Value(format!(
+                        "{variable} is set but empty; unset it or give it a value"
+                    )));
+                }
+                Ok(value) => builder = builder.set_override(key, value)?,
+                Err(std::env::VarError::NotPresent) => {}
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    return Err(SettingsError::Value(format!("{variable} is not UTF-8")));
+                }
+            }
+        }
+        for (key, value) in flags {
+            builder = builder.set_override(*key, value.clone())?;
+        }
+        let settings: Self = serde_path_to_error::deserialize(builder.build()?)
+            .map_err(|error| SettingsError::Key { key: error.path().to_string(), why: error.inner().to_string() })?;
+        settings.check().map_err(SettingsError::Value)?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.server.check()?;
+        self.database.check()?;
+        self.mongod.check()?;
+        self.storage.check()?;
+        self.log.check()?;
+        Routing::new(self.buckets.clone())?;
+        match self.auth.admin_key.reveal() {
+            Some(key) if key.len() < MIN_ADMIN_KEY_LEN => {
+                Err(format!("auth.admin_key: shorter than {MIN_ADMIN_KEY_LEN} bytes"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

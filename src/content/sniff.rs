@@ -1,0 +1,129 @@
+//! The type of content from its leading bytes, its declared type and its name, with one rule for
+//! their disagreement. Never looks past [`SNIFF_LEN`] bytes.
+
+use super::media_type::MediaType;
+
+/// Leading bytes that are looked at.
+pub const SNIFF_LEN: usize = 8 << 10;
+
+/// What a file is taken for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sniffed {
+    /// The type it is stored and served as.
+    pub media_type: MediaType,
+    /// The declared type where it was another.
+    pub declared: Option<MediaType>,
+}
+
+/// Decides the type.
+///
+/// The rule: bytes that are recognised win over the declared type. A recognised *container*
+/// (ZIP, OLE, XML, gzip) gives way to a declared type that is kept in such a container. Bytes
+/// that are not recognised keep the declared type; without one the name's extension decides, and
+/// else `text/plain` for UTF-8 text and `application/octet-stream` for anything else.
+///
+/// `declared` is the client's header; one that is no type, `application/octet-stream` and the
+/// form type that curl sends by default count as not declared.
+pub fn sniff(head: &[u8], declared: Option<&str>, name: &str) -> Sniffed {
+    let head = &head[..head.len().min(SNIFF_LEN)];
+    let declared_type = declared.and_then(MediaType::parse).filter(|t| !UNDECLARED.contains(&t.essence()));
+    let is_invalid = declared.is_some_and(|text| MediaType::parse(text).is_none());
+    let media_type = match (recognise(head), &declared_type) {
+        (Some(found), Some(declared)) if is_kept_in(declared.essence(), found) => declared.clone(),
+        (Some(found), _) => MediaType::known(found),
+        (None, Some(declared)) => declared.clone(),
+        (None, None) if is_invalid => MediaType::octet_stream(),
+        (None, None) => by_name(name).unwrap_or_else(|| by_text(head)),
+    };
+    let declared = declared_type.filter(|declared| declared.essence() != media_type.essence());
+    Sniffed { media_type, declared }
+}
+
+const UNDECLARED: [&str; 3] = ["application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream"];
+
+fn recognise(head: &[u8]) -> Option<&'static str> {
+    infer::get(head).map(|found| found.mime_type()).filter(|found| *found != "application/octet-stream")
+}
+
+/// Whether files of the declared type are containers of the found type.
+fn is_kept_in(declared: &str, found: &str) -> bool {
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| declared.starts_with(prefix));
+    match found {
+        "application/zip" => {
+            declared.ends_with("+zip")
+                || starts(&[
+                    "application/vnd.openxmlformats-officedocument.",
+                    "application/vnd.oasis.opendocument.",
+                    "application/vnd.android.package-archive",
+                    "application/java-archive",
+                    "application/vnd.ms-",
+                ])
+        }
+        "application/x-ole-storage" => starts(&["application/msword", "application/vnd.ms-", "application/vnd.visio"]),
+        "text/xml" => declared.ends_with("+xml") || declared == "application/xml",
+        "application/gzip" => starts(&["application/x-gzip", "application/x-tgz", "application/x-gtar"]),
+        "video/webm" | "video/x-matroska" => ["audio/webm", "video/webm", "video/x-matroska"].contains(&declared),
+        "video/mp4" => ["audio/mp4", "video/quicktime"].contains(&declared),
+        "audio/ogg" => declared == "video/ogg" || declared == "audio/opus",
+        "text/x-shellscript" => starts(&["application/x-sh", "text/"]) && declared != "text/html",
+        _ => false,
+    }
+}
+
+fn by_name(name: &str) -> Option<MediaType> {
+    mime_guess::from_path(name).first_raw().and_then(MediaType::parse)
+}
+
+fn by_text(head: &[u8]) -> MediaType {
+    let is_text = match std::str::from_utf8(head) {
+        Ok(_) => true,
+        // A character may be cut at the end of the head.
+        Err(error) => error.error_len().is_none() && head.len() == SNIFF_LEN,
+    };
+    let has_controls = head.iter().any(|byte| *byte < 0x20 && !b"\t\n\r\x0c\x1b".contains(byte));
+    if is_text && !has_controls && !head.is_empty() {
+        MediaType::known("text/plain")
+    } else {
+        MediaType::octet_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sniff;
+
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+    const ZIP: &[u8] = b"PK\x03\x04\x14\0\0\0\x08\0";
+
+    fn stored(head: &[u8], declared: Option<&str>, name: &str) -> String {
+        sniff(head, declared, name).media_type.to_string()
+    }
+
+    #[test]
+    fn recognised_bytes_win_and_keep_the_declared_type() {
+        let sniffed = sniff(PNG, Some("text/html"), "a.html");
+        assert_eq!(sniffed.media_type.to_string(), "image/png");
+        assert_eq!(sniffed.declared.map(|t| t.to_string()), Some("text/html".into()));
+    }
+
+    #[test]
+    fn a_container_gives_way_to_a_type_kept_in_it() {
+        assert_eq!(stored(ZIP, Some("application/epub+zip"), "b"), "application/epub+zip");
+        assert_eq!(stored(ZIP, Some("image/png"), "b"), "application/zip");
+        assert_eq!(stored(b"<?xml version=\"1.0\"?><svg/>", Some("image/svg+xml"), "b"), "image/svg+xml");
+    }
+
+    #[test]
+    fn unrecognised_bytes_keep_the_declared_type() {
+        assert_eq!(stored(b"\x01\x02\x03", Some("video/mp4"), "v"), "video/mp4");
+        assert_eq!(stored(b"\x01\x02\x03", Some("image/svg+xml,image/png"), "v.txt"), "application/octet-stream");
+    }
+
+    #[test]
+    fn undeclared_content_is_named_by_its_extension_and_else_by_its_text() {
+        assert_eq!(stored(b"a,b\n", Some("application/x-www-form-urlencoded"), "t.csv"), "text/csv");
+        assert_eq!(stored("grüße\n".as_bytes(), None, "syslog"), "text/plain");
+        assert_eq!(stored(b"\0\0", None, "x"), "application/octet-stream");
+        assert_eq!(stored(b"", None, "x"), "application/octet-stream");
+    }
+}

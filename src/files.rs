@@ -1,0 +1,133 @@
+//! The use cases of files. [`Files`] is the handle that all of them share; each act is a file
+//! beneath. HTTP is above, MongoDB below.
+
+pub mod access;
+pub mod authenticate;
+pub mod custom;
+pub mod delete;
+pub mod edit;
+pub mod list;
+pub mod open;
+pub mod options;
+pub mod put;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::clock::Clock;
+use crate::content::Routing;
+use crate::error::{Error, Result};
+use crate::format::digest::{Sha256Digest, open_digest};
+use crate::keyring::{KeyRing, Roots};
+use crate::store::registry::FileDoc;
+use crate::store::{DateTime, Id, Store};
+use access::Principal;
+use authenticate::KeyCache;
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageSettings {
+    /// How long condemned bytes are kept, 0 to 30 days.
+    pub quarantine_secs: u64,
+    /// How long a silent writer keeps its lease, 1 second to 1 hour.
+    pub lease_secs: u64,
+    /// How long after expiry the TTL index removes what the sweeper did not, 1 minute to 30 days.
+    pub purge_grace_secs: u64,
+    /// How long an idempotency key is remembered, 1 minute to 30 days.
+    pub idempotency_secs: u64,
+    /// Pause between two sweeps, 1 second to 1 day.
+    pub sweep_interval_secs: u64,
+}
+
+impl StorageSettings {
+    /// Names the first setting out of its range.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        const DAY: u64 = 86_400;
+        let ranges = [
+            ("storage.quarantine_secs", self.quarantine_secs, 0..=30 * DAY),
+            ("storage.lease_secs", self.lease_secs, 1..=3600),
+            ("storage.purge_grace_secs", self.purge_grace_secs, 60..=30 * DAY),
+            ("storage.idempotency_secs", self.idempotency_secs, 60..=30 * DAY),
+            ("storage.sweep_interval_secs", self.sweep_interval_secs, 1..=DAY),
+        ];
+        match ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {
+            Some((key, value, range)) => {
+                Err(format!("{key}: {value} is not between {} and {}", range.start(), range.end()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What every use case works with.
+#[derive(Clone)]
+pub struct Files {
+    /// The database.
+    pub store: Store,
+    /// The keys.
+    pub keys: Arc<Keys>,
+    /// The buckets.
+    pub routing: Arc<Routing>,
+    /// How long things are kept.
+    pub settings: StorageSettings,
+    /// The time.
+    pub clock: Clock,
+    /// Keys seen in the last moment.
+    pub key_cache: Arc<KeyCache>,
+}
+
+/// The keyring and the roots it opened.
+#[derive(Debug)]
+pub struct Keys {
+    /// Wraps data keys.
+    pub ring: KeyRing,
+    /// Everything else.
+    pub roots: Roots,
+}
+
+impl Files {
+    /// The instant reads and writes of this request take for now.
+    fn now(&self) -> DateTime {
+        DateTime::from_system_time(self.clock.now())
+    }
+
+    /// Finds a file its principal may see.
+    ///
+    /// # Errors
+    /// `file_not_found` for an absent, expired or foreign file alike.
+    async fn find(&self, principal: &Principal, file: Id) -> Result<FileDoc> {
+        let found = self.store.find_file(&principal.tenant, file, self.now()).await;
+        found.map_err(|e| e.doing("look the file up"))?.ok_or_else(Error::file_not_found)
+    }
+
+    /// The SHA-256 of a file's plaintext.
+    ///
+    /// # Errors
+    /// `damaged` when its record does not open.
+    pub fn digest(&self, file: &FileDoc) -> Result<Sha256Digest> {
+        let record = &file.content.digest.bytes;
+        let digest = match file.content.mode {
+            None => <[u8; 32]>::try_from(record.as_slice()).map(Sha256Digest).map_err(|error| error.to_string()),
+            Some(_) => {
+                open_digest(record, &self.keys.roots.digest, &file.blob.bytes()).map_err(|error| error.to_string())
+            }
+        };
+        digest.map_err(|error| Error::damaged("read the file's digest", error))
+    }
+
+    /// The strong entity tag of a file's content: changes with the version, not with metadata.
+    ///
+    /// # Shape
+    /// 32 hexadecimal digits, without quotes.
+    pub fn etag(&self, file: &FileDoc) -> String {
+        let mac = self.keys.roots.etag.mac(&[&file.file.bytes(), &file.version.to_be_bytes()]);
+        mac[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_secs(self.settings.lease_secs)
+    }
+}

@@ -1,0 +1,47 @@
+//! Deleting a file: it is gone for every reader at once; its bytes go after the quarantine.
+
+use super::access::{Action, Principal, permit};
+use super::{Files, Result};
+use crate::error::{Error, ErrorCode};
+use crate::store::audit::AuditDoc;
+use crate::store::{Id, StoreError, doc, new_id};
+
+/// How often a delete is tried against concurrent changes of the same file.
+const TRIES: u32 = 5;
+
+impl Files {
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// `forbidden`, `file_not_found`, `held` under legal hold.
+    pub async fn delete(&self, principal: &Principal, file: Id, request_id: Option<String>) -> Result<()> {
+        permit(principal, Action::Write)?;
+        for _ in 0..TRIES {
+            let doc = self.find(principal, file).await?;
+            if doc.retention.legal_hold {
+                return Err(Error::new(ErrorCode::Held, "The file is under legal hold and cannot be deleted."));
+            }
+            let audit = AuditDoc {
+                id: new_id(),
+                at: self.now(),
+                tenant: doc.tenant.clone(),
+                actor: principal.actor.clone(),
+                action: "file.delete".to_owned(),
+                file: doc.file,
+                request_id: request_id.clone(),
+                details: doc! { "version": doc.version, "size": doc.content.size },
+            };
+            match self.store.remove_file(&doc, &audit).await {
+                Err(StoreError::Stale) => {}
+                Err(error) => return Err(error.doing("delete the file")),
+                Ok(()) => {
+                    if let Err(error) = self.store.condemn_unnamed(doc.blob, self.now()).await {
+                        tracing::debug!(error = %error, "the next sweep condemns the deleted content");
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Err(StoreError::Stale.doing("delete the file"))
+    }
+}

@@ -1,0 +1,38 @@
+//! Listing a tenant's files, a page at a time, newest first unless asked otherwise.
+
+use super::access::{Action, Principal, permit};
+use super::{Files, Result};
+use crate::store::registry::{FileDoc, PageMark, PageQuery};
+
+/// One page.
+pub struct Page {
+    /// The files.
+    pub items: Vec<FileDoc>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<PageMark>,
+    /// How many files all pages show together.
+    pub total: u64,
+}
+
+impl Files {
+    /// Lists files.
+    ///
+    /// # Errors
+    /// `forbidden`, `unavailable`, `timeout`.
+    pub async fn list(&self, principal: &Principal, query: PageQuery) -> Result<Page> {
+        permit(principal, Action::Read)?;
+        let now = self.now();
+        let one_more = PageQuery { limit: query.limit + 1, ..query.clone() };
+        let (items, total) = tokio::try_join!(
+            self.store.list_files(&principal.tenant, &one_more, now),
+            self.store.count_files(&principal.tenant, &query.filter, now),
+        )
+        .map_err(|e| e.doing("list the files"))?;
+        let mut items = items;
+        let has_more = items.len() as i64 > query.limit;
+        items.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
+        let last = items.last().filter(|_| has_more);
+        let next = last.map(|file| PageMark { value: query.sort.value(file), id: file.id });
+        Ok(Page { items, next, total })
+    }
+}

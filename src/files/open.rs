@@ -1,0 +1,216 @@
+//! Download as a recipe: permit, load, verify the manifest, then stream the wanted bytes.
+//!
+//! Preconditions and ranges are decided in between by the caller, who knows the request;
+//! until it asks for bytes, no chunk is read.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::access::{Action, Principal, permit};
+use super::{Files, Result};
+use crate::error::Error;
+use crate::format::digest::Sha256Digest;
+use crate::format::key_wrap::{WrapBinding, WrappedKey};
+use crate::format::manifest::{Manifest, ManifestSegment, Protection};
+use crate::format::seal::{SegmentHeader, SegmentKey};
+use crate::format::segment::{Codec, SegmentDecoder, SegmentFacts};
+use crate::pipeline::ByteStream;
+use crate::pipeline::decode::{Wanted, decode};
+use crate::store::registry::FileDoc;
+use crate::store::segments::{SegmentDoc, State};
+use crate::store::{Id, StoreError};
+
+/// A file whose manifest was verified: its length, hash and segments are those that were stored.
+#[derive(Clone)]
+pub struct OpenedFile {
+    files: Files,
+    /// The registry document.
+    pub doc: FileDoc,
+    /// Plaintext bytes.
+    pub plain_len: u64,
+    /// Of the plaintext.
+    pub sha256: Sha256Digest,
+    segments: Arc<[SegmentDoc]>,
+}
+
+/// A file's content as it is stored compressed.
+pub struct EncodedContent {
+    /// Its codec.
+    pub codec: Codec,
+    /// Its length.
+    pub encoded_len: u64,
+    decoder: Arc<SegmentDecoder>,
+}
+
+impl Files {
+    /// Loads a file's metadata.
+    ///
+    /// # Errors
+    /// `forbidden`, `file_not_found`.
+    pub async fn head(&self, principal: &Principal, file: Id) -> Result<FileDoc> {
+        permit(principal, Action::Read)?;
+        self.find(principal, file).await
+    }
+
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// `forbidden`, `file_not_found`, `damaged` when the manifest does not verify.
+    pub async fn open(&self, principal: &Principal, file: Id) -> Result<OpenedFile> {
+        let doc = self.head(principal, file).await?;
+        self.open_doc(doc).await
+    }
+
+    /// Opens the file of a registry document.
+    ///
+    /// # Errors
+    /// `damaged` when the manifest does not verify.
+    pub async fn open_doc(&self, doc: FileDoc) -> Result<OpenedFile> {
+        let segments = self.store.find_segments(doc.blob).await.map_err(|e| e.doing("look the segments up"))?;
+        let sha256 = self.digest(&doc)?;
+        let plain_len = number(doc.content.size)?;
+        let mut lines = Vec::with_capacity(segments.len());
+        let mut end = 0;
+        for segment in &segments {
+            if segment.off != end || segment.state != State::Live {
+                return Err(Error::damaged("open the file", format!("segment {} is out of place", segment.id)));
+            }
+            end = end.checked_add(segment.len).ok_or_else(|| Error::damaged("open the file", "lengths overflow"))?;
+            lines.push(manifest_line(segment)?);
+        }
+        let manifest = Manifest {
+            tenant: &doc.tenant,
+            file_id: &doc.file.bytes(),
+            version: number(doc.version)?,
+            plain_len,
+            sha256,
+            segments: &lines,
+        };
+        let verified = manifest.verify(&self.keys.roots.manifest, &doc.content.mac.bytes);
+        verified.map_err(|error| Error::damaged("open the file", error))?;
+        if end != doc.content.size {
+            return Err(Error::damaged("open the file", "the segments do not make up the file"));
+        }
+        Ok(OpenedFile { files: self.clone(), doc, plain_len, sha256, segments: segments.into() })
+    }
+
+    fn decoder(&self, tenant: &str, segment: &SegmentDoc) -> Result<SegmentDecoder> {
+        let fail = |error| Error::damaged("open a segment", error);
+        let damaged = |error: StoreError| error.doing("open a segment");
+        let codec = segment.codec().map_err(damaged)?;
+        let frame_len = u32::try_from(segment.frame_len).map_err(|error| Error::damaged("open a segment", error))?;
+        let key = match (&segment.enc, &segment.salt) {
+            (None, None) => None,
+            (Some(enc), Some(salt)) => {
+                let record = WrappedKey::try_from(enc).map_err(fail)?;
+                let binding = WrapBinding { tenant, id: &segment.id.bytes() };
+                let data_key = self.keys.ring.unwrap(&record, binding)?;
+                let header = SegmentHeader {
+                    family: codec.family(),
+                    frame_log2: frame_len.trailing_zeros() as u8,
+                    segment_id: segment.id.bytes(),
+                    salt: salt.bytes.as_slice().try_into().map_err(|error| Error::damaged("open a segment", error))?,
+                };
+                Some(SegmentKey::derive(&data_key, header, tenant))
+            }
+            _ => return Err(Error::damaged("open a segment", "the segment's key and salt do not fit together")),
+        };
+        let facts = SegmentFacts {
+            codec,
+            frame_len,
+            plain_len: number(segment.len)?,
+            stored_len: number(segment.stored_len)?,
+            record: &segment.seek.bytes,
+            commitment: &segment.commit.bytes,
+        };
+        SegmentDecoder::open(facts, key).map_err(fail)
+    }
+
+    fn stream_segment(&self, segment: &SegmentDoc, decoder: Arc<SegmentDecoder>, wanted: Wanted) -> Result<ByteStream> {
+        let frames = wanted.frames(&decoder);
+        if frames.is_empty() {
+            return Ok(stream::empty().boxed());
+        }
+        let file = segment.grid_file().map_err(|e| e.doing("read the content"))?;
+        let span = decoder.index().stored_span(&frames);
+        let stored = self.store.read_chunks(file, span).map_err(|error| error.doing("read the content"));
+        Ok(decode(decoder, wanted, stored))
+    }
+}
+
+impl OpenedFile {
+    /// Streams a plaintext range, reading only the frames that hold it.
+    ///
+    /// The first frame is verified before this returns, so that damage there is an answer and not
+    /// a cut body.
+    ///
+    /// # Errors
+    /// `damaged`, `key_unavailable`, `unavailable`; later ones end the stream.
+    pub async fn read(&self, range: Range<u64>) -> Result<ByteStream> {
+        let mut parts = Vec::new();
+        for segment in self.segments.iter() {
+            let (start, len) = (number(segment.off)?, number(segment.len)?);
+            let wanted = range.start.saturating_sub(start).min(len)..range.end.saturating_sub(start).min(len);
+            if !wanted.is_empty() {
+                parts.push((segment.clone(), wanted));
+            }
+        }
+        let (files, tenant) = (self.files.clone(), self.doc.tenant.clone());
+        let whole = stream::iter(parts.into_iter().map(Ok))
+            .and_then(move |(segment, wanted)| {
+                let opened = files
+                    .decoder(&tenant, &segment)
+                    .and_then(|decoder| files.stream_segment(&segment, Arc::new(decoder), Wanted::Plain(wanted)));
+                std::future::ready(opened)
+            })
+            .try_flatten();
+        begin(whole.boxed()).await
+    }
+
+    /// The content as it is stored compressed, where it is one segment of that codec.
+    ///
+    /// # Errors
+    /// `damaged`, `key_unavailable`.
+    pub fn encoded(&self) -> Result<Option<EncodedContent>> {
+        let [segment] = self.segments.as_ref() else { return Ok(None) };
+        let codec = segment.codec().map_err(|e| e.doing("open a segment"))?;
+        if codec == Codec::Identity {
+            return Ok(None);
+        }
+        let decoder = Arc::new(self.files.decoder(&self.doc.tenant, segment)?);
+        Ok(Some(EncodedContent { codec, encoded_len: decoder.encoded_len(), decoder }))
+    }
+
+    /// Streams the stored frames: verified, still compressed, without the seek table.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_encoded(&self, content: EncodedContent) -> Result<ByteStream> {
+        let segment = self.segments.first().ok_or_else(|| Error::damaged("read the content", "no segment"))?;
+        begin(self.files.stream_segment(segment, content.decoder, Wanted::Encoded)?).await
+    }
+}
+
+/// Waits for the first bytes.
+async fn begin(mut whole: ByteStream) -> Result<ByteStream> {
+    match whole.next().await {
+        Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
+        None => Ok(whole),
+    }
+}
+
+fn manifest_line(segment: &SegmentDoc) -> Result<ManifestSegment> {
+    let commitment = segment.commit.bytes.as_slice().try_into();
+    Ok(ManifestSegment {
+        id: segment.id.bytes(),
+        plain_len: number(segment.len)?,
+        commitment: commitment.map_err(|error| Error::damaged("open the file", error))?,
+        protection: if segment.enc.is_some() { Protection::Managed } else { Protection::Plain },
+    })
+}
+
+fn number(n: i64) -> Result<u64> {
+    u64::try_from(n).map_err(|error| Error::damaged("read a length", error))
+}

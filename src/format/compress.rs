@@ -1,0 +1,128 @@
+//! One frame compressed or restored. Output is bounded by the declared length; streams of frames
+//! are `segment.rs`.
+
+use std::cell::RefCell;
+use std::io::{Read, Write};
+
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::CParameter;
+
+use super::segment::Codec;
+
+thread_local! {
+    /// A context costs more to make than a small frame to compress, so each thread keeps its last.
+    static ZSTD: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+}
+
+/// Compresses one frame.
+///
+/// # Shape
+/// `zstd`: one frame with content size and checksum (RFC 8878). `gzip`: one member (RFC 1952).
+/// `identity`: the bytes themselves.
+pub fn compress(codec: Codec, level: i32, plain: &[u8]) -> Vec<u8> {
+    match codec {
+        Codec::Identity => plain.to_vec(),
+        Codec::Zstd => ZSTD.with_borrow_mut(|slot| {
+            let compressor = match slot {
+                Some((made_for, compressor)) if *made_for == level => compressor,
+                _ => &mut slot.insert((level, zstd_compressor(level))).1,
+            };
+            compressor.compress(plain).expect("a buffer of the worst-case size holds any frame")
+        }),
+        Codec::Gzip => {
+            let level = Compression::new(level.clamp(0, 9).unsigned_abs());
+            let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 2), level);
+            encoder.write_all(plain).expect("writing to memory does not fail");
+            encoder.finish().expect("writing to memory does not fail")
+        }
+    }
+}
+
+fn zstd_compressor(level: i32) -> Compressor<'static> {
+    let mut compressor = Compressor::new(level).expect("settings allow only levels zstd knows");
+    compressor.set_parameter(CParameter::ChecksumFlag(true)).expect("every zstd knows the checksum flag");
+    compressor
+}
+
+/// Restores one frame of at most `plain_len` bytes; `None` when the frame is damaged or longer.
+pub fn decompress(codec: Codec, stored: &[u8], plain_len: usize) -> Option<Vec<u8>> {
+    let plain = match codec {
+        Codec::Identity => stored.to_vec(),
+        Codec::Zstd => Decompressor::new().ok()?.decompress(stored, plain_len).ok()?,
+        Codec::Gzip => {
+            let mut plain = Vec::with_capacity(plain_len + 1);
+            let limit = u64::try_from(plain_len).ok()?.checked_add(1)?;
+            GzDecoder::new(stored).take(limit).read_to_end(&mut plain).ok()?;
+            plain
+        }
+    };
+    (plain.len() == plain_len).then_some(plain)
+}
+
+/// Wraps bytes in a zstd frame of raw blocks, without compressing them.
+///
+/// # Shape
+/// Length [`zstd_stored_len`], a function of `plain.len()` alone.
+///
+/// # Source
+/// RFC 8878 §3.1.1.
+pub fn zstd_store(plain: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(plain.len()).expect("a frame is shorter than 4 GiB");
+    let mut frame = Vec::with_capacity(zstd_stored_len(plain.len()));
+    frame.extend_from_slice(&ZSTD_MAGIC.to_le_bytes());
+    frame.push(SINGLE_SEGMENT_SIZE_U32);
+    frame.extend_from_slice(&len.to_le_bytes());
+    let blocks = plain.len().div_ceil(ZSTD_BLOCK).max(1);
+    for block in 0..blocks {
+        let piece = &plain[block * ZSTD_BLOCK..plain.len().min((block + 1) * ZSTD_BLOCK)];
+        let size = u32::try_from(piece.len()).expect("a block is at most 128 KiB");
+        let header = size << 3 | u32::from(block + 1 == blocks);
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.extend_from_slice(piece);
+    }
+    frame
+}
+
+/// The length of [`zstd_store`]'s frame for so many bytes.
+pub const fn zstd_stored_len(plain_len: usize) -> usize {
+    let blocks = if plain_len == 0 { 1 } else { plain_len.div_ceil(ZSTD_BLOCK) };
+    9 + 3 * blocks + plain_len
+}
+
+const ZSTD_MAGIC: u32 = 0xFD2F_B528;
+/// Frame header descriptor: content size in 4 bytes, single segment, no checksum.
+const SINGLE_SEGMENT_SIZE_U32: u8 = 0b1010_0000;
+const ZSTD_BLOCK: usize = 128 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_codec_gives_back_what_it_took(plain in proptest::collection::vec(any::<u8>(), 0..5000), level in 1..6) {
+            for codec in [Codec::Identity, Codec::Zstd, Codec::Gzip] {
+                let stored = compress(codec, level, &plain);
+                prop_assert_eq!(decompress(codec, &stored, plain.len()), Some(plain.clone()));
+                prop_assert_eq!(decompress(codec, &stored, plain.len() + 1), None);
+                if !plain.is_empty() {
+                    prop_assert_eq!(decompress(codec, &stored, plain.len() - 1), None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_of_raw_blocks_is_a_zstd_frame_of_the_announced_length() {
+        for len in [0, 1, ZSTD_BLOCK - 1, ZSTD_BLOCK, ZSTD_BLOCK + 1, 3 * ZSTD_BLOCK] {
+            let plain: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
+            let frame = zstd_store(&plain);
+            assert_eq!(frame.len(), zstd_stored_len(len));
+            assert_eq!(decompress(Codec::Zstd, &frame, len), Some(plain));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The HTTP edge: every route and the layers around them on one screen.
+//!
+//! Turns requests into calls of `files` and outcomes into responses; decides nothing about files.
+
+pub mod auth;
+pub mod body;
+pub mod conditional;
+pub mod content;
+pub mod cursor;
+pub mod digests;
+pub mod disposition;
+pub mod files;
+pub mod form;
+pub mod guard;
+pub mod health;
+pub mod negotiate;
+pub mod problem;
+pub mod query;
+pub mod ranges;
+pub mod serve;
+pub mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::error::{Error, ErrorCode};
+use crate::files::Files;
+
+/// How the server listens and how long it waits.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address and port; port 0 picks one.
+    pub listen: String,
+    /// Base of the links handed out; empty: the listen address.
+    pub public_url: String,
+    /// How long a stopping server lets requests finish, 0 to 3,600 seconds.
+    pub drain_secs: u64,
+    /// How long a request's head may take, 1 to 300 seconds.
+    pub head_timeout_secs: u64,
+    /// How long a request's body may stand still, 1 to 3,600 seconds.
+    pub body_idle_secs: u64,
+    /// Open connections, 1 to 100,000.
+    pub max_connections: u32,
+}
+
+impl ServerSettings {
+    /// Names the first setting out of its range.
+    pub fn check(&self) -> Result<(), String> {
+        let ranges = [
+            ("server.drain_secs", self.drain_secs, 0..=3600),
+            ("server.head_timeout_secs", self.head_timeout_secs, 1..=300),
+            ("server.body_idle_secs", self.body_idle_secs, 1..=3600),
+            ("server.max_connections", u64::from(self.max_connections), 1..=100_000),
+        ];
+        if let Some((key, value, range)) = ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {
+            return Err(format!("{key}: {value} is not between {} and {}", range.start(), range.end()));
+        }
+        let url = &self.public_url;
+        let is_base = url.parse::<http::Uri>().is_ok_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.query().is_none()
+        });
+        if !url.is_empty() && !is_base {
+            return Err("server.public_url: not an absolute http or https URL".into());
+        }
+        Ok(())
+    }
+}
+
+/// What every handler works with.
+#[derive(Clone)]
+pub struct AppState {
+    /// The use cases.
+    pub files: Files,
+    /// Base of the links handed out, without a closing slash.
+    pub public_url: Arc<str>,
+    /// How long a body may stand still.
+    pub body_idle: Duration,
+}
+
+/// Every route, inside the layers.
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/v1/files", post(files::put).get(files::list))
+        .route("/v1/files/{id}", get(files::head).patch(files::edit).delete(files::delete))
+        .route("/v1/files/{id}/content", get(content::open))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/openapi.yaml", get(health::openapi))
+        .fallback(async || Error::new(ErrorCode::RouteNotFound, "No route has this path."))
+        .method_not_allowed_fallback(async || {
+            Error::new(ErrorCode::MethodNotAllowed, "See the Allow header for what this path offers.")
+        })
+        .layer(from_fn(guard::refuse_ambiguous_framing))
+        .layer(CatchPanicLayer::custom(problem::from_panic))
+        .layer(from_fn_with_state(state.clone(), problem::render))
+        .with_state(state)
+}

@@ -1,0 +1,61 @@
+//! A request's body as a stream: idle limit, content coding, and the client's faults told apart
+//! from ours. Never holds more than the piece at hand.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+
+use crate::error::{Error, ErrorCode};
+use crate::pipeline::{BodyError, BodyStream};
+
+/// The body, which ends with an error when no byte comes for `idle`.
+pub fn stream_body(body: Body, idle: Duration) -> BodyStream {
+    let pieces = stream::unfold(Some(body.into_data_stream()), move |pieces| async move {
+        let mut pieces = pieces?;
+        match tokio::time::timeout(idle, pieces.next()).await {
+            Err(_) => Some((Err(BodyError::Idle), None)),
+            Ok(None) => None,
+            Ok(Some(Err(error))) => Some((Err(BodyError::Hangup(error.into())), None)),
+            Ok(Some(Ok(piece))) => Some((Ok::<Bytes, _>(piece), Some(pieces))),
+        }
+    });
+    Box::pin(pieces)
+}
+
+/// A small body as a whole.
+///
+/// # Errors
+/// `too_large` beyond `limit_bytes`, and the body's own errors.
+pub async fn read_whole(body: Body, idle: Duration, limit_bytes: usize) -> Result<Vec<u8>, Error> {
+    let mut pieces = stream_body(body, idle);
+    let mut whole = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        whole.extend_from_slice(&piece.map_err(BodyError::into_error)?);
+        if whole.len() > limit_bytes {
+            return Err(Error::too_large(limit_bytes as u64));
+        }
+    }
+    Ok(whole)
+}
+
+/// Refuses content codings: what is stored is what was sent.
+///
+/// # Errors
+/// `unsupported_media_type` for any coding but `identity`.
+pub fn require_identity(headers: &HeaderMap) -> Result<(), Error> {
+    if headers.get_all(CONTENT_ENCODING).iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let detail = "Send the content itself: content codings are not taken off on upload.";
+    Err(Error::new(ErrorCode::UnsupportedMediaType, detail).with("field", "Content-Encoding"))
+}
+
+/// The announced length; the parser beneath has made sure that it is a number and holds.
+pub fn announced_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

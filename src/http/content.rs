@@ -1,0 +1,215 @@
+//! /v1/files/{id}/content: the bytes, whole or in part. The only builder of 200, 206, 304 and 412
+//! for content; HEAD is the same way without the bytes.
+
+use std::ops::Range;
+use std::time::SystemTime;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LAST_MODIFIED, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+
+use super::AppState;
+use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_holds};
+use super::digests::repr_digest;
+use super::disposition::{Disposition, content_disposition, is_safe_inline};
+use super::files::file_id;
+use super::negotiate::{Coding, accepts};
+use super::problem::RequestId;
+use super::query;
+use super::ranges::{self, RangePlan};
+use crate::error::{Error, ErrorCode};
+use crate::files::access::Principal;
+use crate::files::open::{EncodedContent, OpenedFile};
+use crate::format::segment::Codec;
+use crate::pipeline::ByteStream;
+use crate::random;
+
+static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// `GET` and `HEAD /v1/files/{id}/content`.
+pub async fn open(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    method: Method,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Error> {
+    let disposition = wanted_disposition(&uri)?;
+    let file = state.files.open(&principal, file_id(&id)?).await?;
+    let encoded = negotiate(&file, &headers)?;
+    let representation = Representation::new(&state, &file, disposition, encoded.as_ref())?;
+    let validators = Validators { etag: &representation.etag, modified: representation.modified };
+    let is_get = method == Method::GET;
+    match evaluate(Reading::Safe, &headers, &validators) {
+        Precondition::NotModified => return Ok(representation.respond(StatusCode::NOT_MODIFIED, None, Body::empty())),
+        Precondition::Failed => {
+            return Err(Error::new(ErrorCode::PreconditionFailed, "The content is not the one the request names."));
+        }
+        Precondition::Proceed => {}
+    }
+    if let Some(encoded) = encoded {
+        let len = encoded.encoded_len;
+        let body = if is_get { body(file.read_encoded(encoded).await?, &request_id) } else { Body::empty() };
+        return Ok(representation.respond(StatusCode::OK, Some(len), body));
+    }
+    // RFC 9110 §14.2: a range is defined for GET only.
+    let plan = if is_get && if_range_holds(&headers, &validators) {
+        ranges::plan(&headers, file.plain_len)
+    } else {
+        RangePlan::Whole
+    };
+    let len = file.plain_len;
+    match plan {
+        RangePlan::Whole if !is_get => Ok(representation.respond(StatusCode::OK, Some(len), Body::empty())),
+        RangePlan::Whole => {
+            let stream = file.read(0..len).await?;
+            Ok(representation.respond(StatusCode::OK, Some(len), body(stream, &request_id)))
+        }
+        RangePlan::Single(range) => respond_single(&file, representation, range, &request_id).await,
+        RangePlan::Multi(ranges) => respond_multi(&file, representation, &ranges, &request_id),
+        RangePlan::Unsatisfiable => {
+            let detail = format!("The content has {len} bytes.");
+            Err(Error::new(ErrorCode::RangeNotSatisfiable, detail).with("plainLen", len))
+        }
+    }
+}
+
+fn wanted_disposition(uri: &Uri) -> Result<Disposition, Error> {
+    let pairs = query::pairs(uri)?;
+    query::require_single(&pairs, &[])?;
+    let mut disposition = Disposition::Inline;
+    for (name, value) in &pairs {
+        match (name.as_str(), value.as_str()) {
+            ("download", "1") => disposition = Disposition::Attachment,
+            ("download", _) => return Err(Error::bad_request("download", "download is 1 or absent.")),
+            _ => return Err(query::unknown(name)),
+        }
+    }
+    Ok(disposition)
+}
+
+/// The stored coding, where the client accepts it and asks for the whole.
+fn negotiate(file: &OpenedFile, headers: &HeaderMap) -> Result<Option<EncodedContent>, Error> {
+    let wants = |coding| accepts(headers, coding);
+    let is_partial = headers.contains_key(http::header::RANGE);
+    if is_partial || !(wants(Coding::Zstd) || wants(Coding::Gzip)) {
+        return Ok(None);
+    }
+    let encoded = file.encoded()?;
+    Ok(encoded.filter(|content| match content.codec {
+        Codec::Zstd => wants(Coding::Zstd),
+        Codec::Gzip => wants(Coding::Gzip),
+        Codec::Identity => false,
+    }))
+}
+
+/// The headers that every answer about one representation carries.
+struct Representation {
+    etag: String,
+    modified: SystemTime,
+    headers: HeaderMap,
+    content_type: HeaderValue,
+}
+
+impl Representation {
+    fn new(
+        state: &AppState,
+        file: &OpenedFile,
+        wanted: Disposition,
+        encoded: Option<&EncodedContent>,
+    ) -> Result<Self, Error> {
+        let doc = &file.doc;
+        let mut etag = state.files.etag(doc);
+        let modified = doc.created_at.to_system_time();
+        let mut headers = HeaderMap::new();
+        if let Some(content) = encoded {
+            etag = format!("{etag}-{}", content.codec.name());
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(content.codec.name()));
+        } else {
+            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            headers.insert(REPR_DIGEST.clone(), value(&repr_digest(file.sha256))?);
+        }
+        if doc.content.codec != Codec::Identity.name() {
+            headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        }
+        let is_inline = wanted == Disposition::Inline && is_safe_inline(&doc.content_type);
+        let disposition = if is_inline { Disposition::Inline } else { Disposition::Attachment };
+        let caching = if doc.access == "public" { "public, no-cache" } else { "private, no-cache" };
+        headers.insert(ETAG, value(&format!("\"{etag}\""))?);
+        headers.insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified))?);
+        headers.insert(CONTENT_DISPOSITION, content_disposition(disposition, &doc.name));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        Ok(Self { etag, modified, headers, content_type: value(&doc.content_type)? })
+    }
+
+    /// The answer; a 304 carries no type and no length (RFC 9110 §15.4.5).
+    fn respond(self, status: StatusCode, len: Option<u64>, body: Body) -> Response {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = self.headers;
+        if let Some(len) = len {
+            response.headers_mut().insert(CONTENT_TYPE, self.content_type);
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        response
+    }
+}
+
+async fn respond_single(
+    file: &OpenedFile,
+    mut representation: Representation,
+    range: Range<u64>,
+    request_id: &RequestId,
+) -> Result<Response, Error> {
+    let len = range.end - range.start;
+    representation.headers.insert(CONTENT_RANGE, value(&ranges::content_range(&range, file.plain_len))?);
+    let stream = file.read(range).await?;
+    Ok(representation.respond(StatusCode::PARTIAL_CONTENT, Some(len), body(stream, request_id)))
+}
+
+fn respond_multi(
+    file: &OpenedFile,
+    mut representation: Representation,
+    ranges: &[Range<u64>],
+    request_id: &RequestId,
+) -> Result<Response, Error> {
+    let boundary: String = random::bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let content_type = representation.content_type.to_str().unwrap_or("application/octet-stream").to_owned();
+    let plan = ranges::multipart(ranges, file.plain_len, &content_type, &boundary);
+    representation.content_type = value(&format!("multipart/byteranges; boundary={}", plan.boundary))?;
+    let file = file.clone();
+    let parts = stream::iter(plan.parts.into_iter().map(Ok)).and_then(move |part| {
+        let file = file.clone();
+        async move {
+            let bytes = file.read(part.range).await?;
+            Ok::<_, Error>(stream::iter([Ok(part.head)]).chain(bytes))
+        }
+    });
+    let whole = parts.try_flatten().chain(stream::iter([Ok(plan.tail)])).boxed();
+    Ok(representation.respond(StatusCode::PARTIAL_CONTENT, Some(plan.content_length), body(whole, request_id)))
+}
+
+/// A body that cuts the connection when its stream fails; the failure is logged here, as no answer
+/// can tell it any more.
+fn body(stream: ByteStream, request_id: &RequestId) -> Body {
+    let id = request_id.clone();
+    Body::from_stream(stream.inspect_err(move |error| {
+        tracing::error!(request.id = &*id.0, error = %error, cause = error.cause.as_deref().map(ToString::to_string), "cut a download");
+    }))
+}
+
+fn value(text: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(text).map_err(|error| Error::internal("write a header", error))
+}

@@ -1,0 +1,70 @@
+//! `Repr-Digest` and `Content-Digest` of an upload. Reads what is announced; compares nothing.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+
+use crate::error::Error;
+use crate::files::put::ExpectedDigests;
+use crate::format::digest::Sha256Digest;
+
+const HEADERS: [(&str, &str); 2] = [("repr-digest", "Repr-Digest"), ("content-digest", "Content-Digest")];
+
+/// The announced SHA-256 and SHA-512 digests; other algorithms are ignored.
+///
+/// # Errors
+/// `bad_header` for a value that is no dictionary of byte sequences, or of a wrong length.
+///
+/// # Source
+/// RFC 9530 §2 and §3; RFC 8941 §3.2.
+pub fn expected(headers: &HeaderMap) -> Result<ExpectedDigests, Error> {
+    let mut expected = ExpectedDigests::default();
+    for (name, shown) in HEADERS {
+        let malformed = || Error::bad_header(shown, format!("{shown} is not a dictionary of digests."));
+        for value in headers.get_all(name) {
+            for member in value.to_str().map_err(|_| malformed())?.split(',') {
+                let (algorithm, digest) = member.trim().split_once('=').ok_or_else(malformed)?;
+                let encoded = digest.strip_prefix(':').and_then(|rest| rest.strip_suffix(':')).ok_or_else(malformed)?;
+                let bytes = STANDARD.decode(encoded).map_err(|_| malformed())?;
+                match algorithm {
+                    "sha-256" => expected.sha256.push(bytes.try_into().map_err(|_| malformed())?),
+                    "sha-512" => expected.sha512.push(bytes.try_into().map_err(|_| malformed())?),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(expected)
+}
+
+/// The value of `Repr-Digest` for a SHA-256.
+pub fn repr_digest(sha256: Sha256Digest) -> String {
+    format!("sha-256=:{}:", STANDARD.encode(sha256.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: &str) -> Result<ExpectedDigests, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert("repr-digest", value.parse().expect("a header value"));
+        expected(&headers)
+    }
+
+    #[test]
+    fn a_digest_comes_back_as_it_was_shown() {
+        let digest = Sha256Digest::of(b"x");
+        assert_eq!(parse(&repr_digest(digest)).expect("well-formed").sha256, [digest.0]);
+        let both = parse(&format!("md5=:AAAA:, {}", repr_digest(digest))).expect("well-formed");
+        assert_eq!(both.sha256.len(), 1);
+    }
+
+    #[test]
+    fn malformed_digests_are_refused() {
+        for bad in ["", "sha-256", "sha-256=abc", "sha-256=:a:", "sha-256=:AAAA:", "sha-512=:AAAA:", "sha-256=:AAAA:,"]
+        {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! /v1/files: put, list, head, edit, delete.
+
+use axum::Extension;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
+use http::{HeaderMap, StatusCode, Uri};
+use serde_json::{Value, json};
+
+use super::AppState;
+use super::body::{announced_len, read_whole, require_identity, stream_body};
+use super::problem::RequestId;
+use super::{cursor, digests, disposition, form, query};
+use crate::error::{Error, ErrorCode};
+use crate::files::access::{Action, Principal, permit};
+use crate::files::options::{self, PutOptions};
+use crate::files::put::PutRequest;
+use crate::store::registry::{Direction, FileFilter, PageQuery, SortField};
+use crate::store::{DateTime, Id};
+
+/// Bytes of a PATCH body.
+const MAX_PATCH_LEN: usize = 64 << 10;
+const MAX_IDEMPOTENCY_KEY_LEN: usize = 255;
+const DEFAULT_LIMIT: i64 = 50;
+const LIMITS: std::ops::RangeInclusive<i64> = 1..=200;
+
+/// Parses a file id.
+///
+/// # Errors
+/// `invalid_id`.
+pub fn file_id(text: &str) -> Result<Id, Error> {
+    let is_lower_hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let parsed = text.parse().ok().filter(|_| is_lower_hex && text.len() == 24);
+    parsed.ok_or_else(|| Error::new(ErrorCode::InvalidId, "An id is 24 lower-case hexadecimal digits."))
+}
+
+/// `POST /v1/files`.
+pub async fn put(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Write)?;
+    let (head, body) = request.into_parts();
+    require_identity(&head.headers)?;
+    let now = DateTime::from_system_time(state.files.clock.now());
+    let mut request = PutRequest {
+        options: query_options(&head.uri, now)?,
+        digests: digests::expected(&head.headers)?,
+        idempotency_key: idempotency_key(&head.headers)?,
+        request_id: Some(request_id.0.to_string()),
+        ..PutRequest::default()
+    };
+    let body = match form::boundary(&head.headers)? {
+        Some(boundary) => {
+            let form = form::read_form(body, state.body_idle, boundary, request.options, now).await?;
+            request.options = form.options;
+            request.declared_type = form.declared_type;
+            form.body
+        }
+        None => {
+            if request.options.name.is_none() {
+                let name = disposition::filename_from(&head.headers).filter(|name| !name.is_empty());
+                request.options.name = name.map(|name| options::name(&name)).transpose()?;
+            }
+            let declared = head.headers.get(CONTENT_TYPE);
+            request.declared_type = declared.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            request.announced_len = announced_len(&head.headers);
+            stream_body(body, state.body_idle)
+        }
+    };
+    let made = state.files.put(principal, request, body).await?;
+    let location = state.file_url(&made.file);
+    let view = state.view(made.file)?;
+    let headers = [(LOCATION, location), (ETAG, view.etag.clone()), (CACHE_CONTROL, "no-store".to_owned())];
+    Ok((StatusCode::CREATED, headers, Json(view)).into_response())
+}
+
+fn query_options(uri: &Uri, now: DateTime) -> Result<PutOptions, Error> {
+    let pairs = query::pairs(uri)?;
+    query::require_single(&pairs, &[])?;
+    let mut options = PutOptions::default();
+    for (name, value) in &pairs {
+        if !options.set(name, value, now)? {
+            return Err(query::unknown(name));
+        }
+    }
+    Ok(options)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= MAX_IDEMPOTENCY_KEY_LEN);
+    let key = key.ok_or_else(|| Error::bad_header("Idempotency-Key", "The key is not 1 to 255 visible characters."))?;
+    Ok(Some(key.to_owned()))
+}
+
+/// `GET /v1/files`.
+pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri) -> Result<Response, Error> {
+    let page = page_query(&state, &uri)?;
+    let found = state.files.list(&principal, page).await?;
+    let items = found.items.into_iter().map(|file| state.view(file)).collect::<Result<Vec<_>, _>>()?;
+    let next_cursor = found.next.as_ref().map(cursor::encode);
+    let body = json!({ "items": items, "nextCursor": next_cursor, "total": found.total });
+    Ok(([(CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+fn page_query(state: &AppState, uri: &Uri) -> Result<PageQuery, Error> {
+    let pairs = query::pairs(uri)?;
+    query::require_single(&pairs, &["tag"])?;
+    let (sort, direction) = match pairs.iter().find(|(name, _)| name == "sort") {
+        Some((_, value)) => sort_order(value)?,
+        None => (SortField::CreatedAt, Direction::Descending),
+    };
+    let mut page = PageQuery { filter: FileFilter::default(), sort, direction, after: None, limit: DEFAULT_LIMIT };
+    for (name, value) in &pairs {
+        match name.as_str() {
+            "sort" => {}
+            "limit" => page.limit = limit(value)?,
+            "cursor" => page.after = Some(cursor::decode(value, sort)?),
+            _ => filter(&mut page.filter, state, name, value)?,
+        }
+    }
+    Ok(page)
+}
+
+fn filter(filter: &mut FileFilter, state: &AppState, name: &str, value: &str) -> Result<(), Error> {
+    let text = || Some(value.to_owned());
+    match name {
+        "kind" => filter.kind = text(),
+        "contentType" => filter.content_type = text(),
+        "bucket" => {
+            let known = state.files.routing.bucket(value);
+            known.ok_or_else(|| Error::bad_request("bucket", "There is no such bucket."))?;
+            filter.bucket = text();
+        }
+        "category" => filter.category = text(),
+        "tag" => filter.tags.push(value.to_owned()),
+        "folder" => filter.folder = Some(options::folder(value)?),
+        "owner" => filter.owner = text(),
+        "access" => filter.access = Some(options::access(value)?.name().to_owned()),
+        "minSize" => filter.min_size = Some(size("minSize", value)?),
+        "maxSize" => filter.max_size = Some(size("maxSize", value)?),
+        "createdAfter" => filter.created_after = Some(instant("createdAfter", value)?),
+        "createdBefore" => filter.created_before = Some(instant("createdBefore", value)?),
+        _ => return Err(query::unknown(name)),
+    }
+    Ok(())
+}
+
+fn sort_order(value: &str) -> Result<(SortField, Direction), Error> {
+    let (direction, field) = match value.strip_prefix('-') {
+        Some(field) => (Direction::Descending, field),
+        None => (Direction::Ascending, value),
+    };
+    match field {
+        "createdAt" => Ok((SortField::CreatedAt, direction)),
+        "name" => Ok((SortField::Name, direction)),
+        "size" => Ok((SortField::Size, direction)),
+        _ => Err(Error::bad_request("sort", "sort is not createdAt, name or size, with - before it for descending.")),
+    }
+}
+
+fn limit(value: &str) -> Result<i64, Error> {
+    value.parse().ok().filter(|limit| LIMITS.contains(limit)).ok_or_else(|| {
+        Error::bad_request("limit", format!("limit is not between {} and {}.", LIMITS.start(), LIMITS.end()))
+    })
+}
+
+fn size(field: &'static str, value: &str) -> Result<i64, Error> {
+    let size = value.parse().ok().filter(|size| *size >= 0);
+    size.ok_or_else(|| Error::bad_request(field, format!("{field} is not a number of bytes.")))
+}
+
+fn instant(field: &'static str, value: &str) -> Result<DateTime, Error> {
+    options::timestamp(value).ok_or_else(|| Error::bad_request(field, format!("{field} is not an RFC 3339 time.")))
+}
+
+fn refuse_query(uri: &Uri) -> Result<(), Error> {
+    match query::pairs(uri)?.first() {
+        Some((name, _)) => Err(query::unknown(name)),
+        None => Ok(()),
+    }
+}
+
+/// `GET` and `HEAD /v1/files/{id}`.
+pub async fn head(
+    State(state): State<AppState>,
+    principal: Principal,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Response, Error> {
+    refuse_query(&uri)?;
+    let file = state.files.head(&principal, file_id(&id)?).await?;
+    let view = state.view(file)?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())
+}
+
+/// `PATCH /v1/files/{id}`.
+pub async fn edit(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Write)?;
+    refuse_query(&uri)?;
+    let id = file_id(&id)?;
+    require_json(&headers)?;
+    let body = read_whole(body, state.body_idle, MAX_PATCH_LEN).await?;
+    let patch: Value =
+        serde_json::from_slice(&body).map_err(|_| Error::bad_request("body", "The body is not JSON."))?;
+    let Value::Object(patch) = patch else { return Err(Error::bad_request("body", "The patch is not a JSON object.")) };
+    let file = state.files.edit(&principal, id, &patch, Some(request_id.0.to_string())).await?;
+    let view = state.view(file)?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())
+}
+
+fn require_json(headers: &HeaderMap) -> Result<(), Error> {
+    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = sent.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if ["application/merge-patch+json", "application/json"].contains(&essence.as_str()) {
+        return Ok(());
+    }
+    let detail = "Send application/merge-patch+json.";
+    Err(Error::new(ErrorCode::UnsupportedMediaType, detail).with("mediaType", essence))
+}
+
+/// `DELETE /v1/files/{id}`.
+pub async fn delete(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<StatusCode, Error> {
+    refuse_query(&uri)?;
+    state.files.delete(&principal, file_id(&id)?, Some(request_id.0.to_string())).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,36 @@
+//! Whether the process lives, whether it can serve, and the contract itself.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use serde_json::json;
+use std::time::Duration;
+
+use super::AppState;
+use crate::error::{Error, ErrorCode};
+
+/// How long readiness waits for the database.
+const PATIENCE: Duration = Duration::from_secs(2);
+static CONTRACT: &str = include_str!("../../openapi.yaml");
+
+/// `GET /livez`: the process answers.
+pub async fn livez() -> Response {
+    ([(CACHE_CONTROL, "no-store")], Json(json!({ "status": "ok" }))).into_response()
+}
+
+/// `GET /readyz`: a writable primary answers as well.
+pub async fn readyz(State(state): State<AppState>) -> Result<Response, Error> {
+    match tokio::time::timeout(PATIENCE, state.files.store.ping()).await {
+        Ok(answer) => answer.map_err(|e| e.doing("reach the database"))?,
+        Err(elapsed) => {
+            return Err(Error::new(ErrorCode::Unavailable, "The database does not answer.").because(elapsed));
+        }
+    }
+    Ok(livez().await)
+}
+
+/// `GET /openapi.yaml`.
+pub async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/yaml")], CONTRACT).into_response()
+}

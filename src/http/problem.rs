@@ -1,0 +1,126 @@
+//! Errors as problem+json (RFC 9457): the only place that renders and logs them.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::{Map, Value};
+use std::error::Error as _;
+use tracing::Level;
+
+use super::AppState;
+use crate::error::{Error, ErrorCode};
+use crate::random;
+
+/// Names a request in answers and logs.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub Arc<str>);
+
+impl RequestId {
+    fn random() -> Self {
+        let bytes: [u8; 12] = random::bytes();
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    }
+}
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Seconds after which a retry may help.
+const RETRY_AFTER_SECS: &str = "1";
+
+#[derive(Clone)]
+struct Failure(Arc<Error>);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = status(self.code).into_response();
+        response.extensions_mut().insert(Failure(Arc::new(self)));
+        response
+    }
+}
+
+/// A panic of a handler as the error it is.
+pub fn from_panic(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic.downcast_ref::<String>().cloned();
+    let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    Error::internal("answer the request", message.unwrap_or_else(|| "a panic".to_owned())).into_response()
+}
+
+/// Names the request, and renders and logs the error it ended with.
+pub async fn render(State(_): State<AppState>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = RequestId::random();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("-".to_owned(), |path| path.as_str().to_owned());
+    request.extensions_mut().insert(id.clone());
+    let mut response = next.run(request).await;
+    if let Some(Failure(error)) = response.extensions_mut().remove::<Failure>() {
+        let (old, _) = response.into_parts();
+        response = problem(&error, &id);
+        // The router's `Allow` stands in the answer that is replaced.
+        response
+            .headers_mut()
+            .extend(old.headers.into_iter().filter(|(name, _)| name.as_ref() == Some(&http::header::ALLOW)));
+        log(&error, &id, method.as_str(), &route);
+    }
+    let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::debug!(request.id = &*id.0, %method, route, status = response.status().as_u16(), elapsed_ms, "answered");
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(&REQUEST_ID, value);
+    }
+    response
+}
+
+fn status(code: ErrorCode) -> StatusCode {
+    StatusCode::from_u16(code.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn problem(error: &Error, id: &RequestId) -> Response {
+    let row = error.code.row();
+    let mut members: Map<String, Value> =
+        error.members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    members.insert("type".into(), format!("urn:gridgate:error:{}", row.code).into());
+    members.insert("title".into(), row.title.into());
+    members.insert("status".into(), row.status.into());
+    members.insert("detail".into(), error.detail.as_ref().into());
+    members.insert("code".into(), row.code.into());
+    members.insert("requestId".into(), (*id.0).into());
+    members.insert("retryable".into(), row.retryable.into());
+    let mut response = (status(error.code), Value::Object(members).to_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if error.code == ErrorCode::Unauthenticated {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if row.status == 503 {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
+    }
+    if let Some(len) = error.members.iter().find(|(name, _)| *name == "plainLen").and_then(|(_, len)| len.as_u64())
+        && let Ok(value) = HeaderValue::from_str(&super::ranges::unsatisfied_range(len))
+    {
+        headers.insert(http::header::CONTENT_RANGE, value);
+    }
+    response
+}
+
+/// Client faults at debug, trouble that passes at warn, faults of ours at error with their causes.
+fn log(error: &Error, id: &RequestId, method: &str, route: &str) {
+    let mut causes = Vec::new();
+    let mut cause = error.source();
+    while let Some(found) = cause {
+        causes.push(found.to_string());
+        cause = found.source();
+    }
+    let (id, code, causes) = (&*id.0, error.code.row().code, causes.join(": "));
+    match error.code.row() {
+        row if row.status < 500 => tracing::debug!(request.id = id, method, route, code, causes, "refused"),
+        row if row.retryable => tracing::warn!(request.id = id, method, route, code, causes, "could not answer"),
+        _ => tracing::event!(Level::ERROR, request.id = id, method, route, code, causes, "failed"),
+    }
+}

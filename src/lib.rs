@@ -1,0 +1,25 @@
+#![doc = include_str!("../docs/architecture.md")]
+
+pub mod cli;
+
+pub mod app;
+pub mod config;
+pub mod http;
+pub mod jobs;
+
+pub mod files;
+
+pub mod content;
+pub mod keyring;
+pub mod pipeline;
+pub mod store;
+
+pub mod format;
+
+pub mod clock;
+pub mod error;
+pub mod mongod;
+pub mod random;
+pub mod secret;
+pub mod secret_file;
+pub mod telemetry;

@@ -1,0 +1,55 @@
+//! The stages between a request body and stored frames, and back.
+//!
+//! ```text
+//!  upload    ByteStream ─ frames ─┬─ sha256 (in order) ───────────────┐
+//!                                 └─ compress ─ seal ─ StoredFrame ─▶ │ end of segment
+//!  download  stored bytes ─ frames ─ open ─ decompress ─ trim ─▶ ByteStream
+//! ```
+//!
+//! Frames are encoded and decoded on the blocking pool, a few at a time and in order, so memory is
+//! a small multiple of the frame length. Where stored bytes go to and come from, the stages do not
+//! know.
+
+pub mod decode;
+pub mod encode;
+pub mod frames;
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::Stream;
+use thiserror::Error;
+
+use crate::error::{Error, ErrorCode};
+
+/// Why a request body ended before its end: the client's side only.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum BodyError {
+    #[error("the client went away")]
+    Hangup(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("no byte came within the idle limit")]
+    Idle,
+    #[error("the body is longer than {limit_bytes} bytes")]
+    TooLarge { limit_bytes: u64 },
+    #[error("the body is malformed: {0}")]
+    Malformed(String),
+}
+
+impl BodyError {
+    /// The use case's error.
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Hangup(cause) => Error::new(ErrorCode::ClientHangup, "The body ended early.").because(cause),
+            Self::Idle => Error::new(ErrorCode::BodyTimeout, "No byte of the body came within the idle limit."),
+            Self::TooLarge { limit_bytes } => Error::too_large(limit_bytes),
+            Self::Malformed(detail) => Error::bad_request("body", detail),
+        }
+    }
+}
+
+/// Plaintext on its way in.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
+
+/// Bytes on their way out; the response is cut, never ended cleanly, when it ends with an error.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;

@@ -1,0 +1,23 @@
+//! Text that must not be shown: redacted in every print, never serialised.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// Text that must not be shown.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one who needs it; none when empty.
+    pub fn reveal(&self) -> Option<&str> {
+        Some(self.0.as_str()).filter(|text| !text.is_empty())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "[none]" } else { "[redacted]" })
+    }
+}

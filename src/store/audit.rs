@@ -1,0 +1,43 @@
+//! Audit entries: one for each change, inserted in the change's own transaction. Reading them
+//! back is not offered yet.
+
+use mongodb::ClientSession;
+use mongodb::bson::{DateTime, Document};
+use serde::{Deserialize, Serialize};
+
+use super::schema::AUDIT;
+use super::{Id, Store};
+
+/// One change, by whom and when.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditDoc {
+    /// Random.
+    #[serde(rename = "_id")]
+    pub id: Id,
+    /// When.
+    pub at: DateTime,
+    /// Whose file.
+    pub tenant: String,
+    /// Who: a key's id, or `system`.
+    pub actor: String,
+    /// What, such as `file.put`.
+    pub action: String,
+    /// To which file.
+    pub file: Id,
+    /// The request it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What changed, without secrets.
+    pub details: Document,
+}
+
+impl Store {
+    pub(super) async fn append_audit(
+        &self,
+        entry: &AuditDoc,
+        session: &mut ClientSession,
+    ) -> mongodb::error::Result<()> {
+        self.collection::<AuditDoc>(AUDIT).insert_one(entry).session(session).await.map(drop)
+    }
+}

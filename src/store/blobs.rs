@@ -1,0 +1,35 @@
+//! Blob documents: content, apart from what users call it. There are no reference counters; a
+//! blob is in use exactly while a registry document names it.
+
+use mongodb::bson::{Binary, DateTime};
+use serde::{Deserialize, Serialize};
+
+use super::Id;
+use super::segments::State;
+
+/// One content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlobDoc {
+    /// Random.
+    #[serde(rename = "_id")]
+    pub id: Id,
+    /// Who may share it: the tenant and the key domain.
+    pub scope: String,
+    /// HMAC of the plaintext's SHA-256 under the tenant's root; absent until it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Binary>,
+    /// Plaintext bytes.
+    pub size: i64,
+    /// Where it is in its life.
+    pub state: State,
+    /// Counts the changes that decide between attaching and condemning.
+    #[serde(rename = "gen")]
+    pub generation: i64,
+    /// Until when a pending blob is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<DateTime>,
+    /// Since when nothing names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condemned_at: Option<DateTime>,
+}

@@ -1,0 +1,127 @@
+//! The only act that makes bytes visible: one transaction over metadata.
+//!
+//! A small file's chunks and files document are in the same transaction; a large one's are stored
+//! before it begins.
+
+use mongodb::ClientSession;
+use mongodb::bson::{Binary, DateTime, Document, RawDocumentBuf, doc};
+use serde::{Deserialize, Serialize};
+
+use super::audit::AuditDoc;
+use super::blobs::BlobDoc;
+use super::gridfs::{FilesDocument, WrittenChunks};
+use super::registry::FileDoc;
+use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of};
+use super::segments::{SegmentDoc, State};
+use super::transaction::{StepError, Transaction};
+use super::{Id, Store, StoreError, StoreResult};
+
+/// What one upload made, ready to be published.
+pub struct Commit {
+    /// The content, live.
+    pub blob: BlobDoc,
+    /// Its segment, live.
+    pub segment: SegmentDoc,
+    /// The GridFS files document.
+    pub files: FilesDocument,
+    /// The chunks.
+    pub chunks: WrittenChunks,
+    /// What users see.
+    pub file: FileDoc,
+    /// Who did it.
+    pub audit: AuditDoc,
+    /// The idempotency key the request carried.
+    pub idempotency: Option<IdempotencyDoc>,
+}
+
+/// The memory of a creating request: the same key answers with the same file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdempotencyDoc {
+    /// Hash over tenant, route and key.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Keyed hash over what the request asked for, body included.
+    pub fingerprint: Binary,
+    /// What it made.
+    pub file: Id,
+    /// When it is forgotten.
+    pub purge_at: DateTime,
+}
+
+impl Store {
+    /// Publishes an upload: segment, blob, registry document, audit entry and idempotency key
+    /// appear together or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] when the idempotency key was used meanwhile; [`StoreError::Stale`]
+    /// when the pending rows were taken away (the writer slept past its lease).
+    ///
+    /// # Cancel safety
+    /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
+    pub async fn commit(&self, commit: &Commit) -> StoreResult<()> {
+        let small = match &commit.chunks {
+            WrittenChunks::Unsent { documents, .. } => Some(documents.as_slice()),
+            WrittenChunks::Stored { .. } => {
+                self.insert_files_document(&commit.files).await?;
+                None
+            }
+        };
+        let files = commit.files.to_document()?;
+        let mut transaction = Transaction::new(self).await?;
+        loop {
+            let session = transaction.attempt().await?;
+            let outcome = match small {
+                Some(chunks) => self.publish_small(commit, &files, chunks, session).await,
+                None => self.publish_stored(commit, session).await,
+            };
+            if transaction.conclude(outcome).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn publish_small(
+        &self,
+        commit: &Commit,
+        files: &Document,
+        chunks: &[RawDocumentBuf],
+        session: &mut ClientSession,
+    ) -> Result<(), StepError> {
+        let bucket = &commit.segment.bucket;
+        if !chunks.is_empty() {
+            let collection = self.collection::<RawDocumentBuf>(&chunks_of(bucket));
+            collection.insert_many(chunks).session(&mut *session).await?;
+        }
+        self.documents(&files_of(bucket)).insert_one(files).session(&mut *session).await?;
+        self.collection::<SegmentDoc>(SEGMENTS).insert_one(&commit.segment).session(&mut *session).await?;
+        self.collection::<BlobDoc>(BLOBS).insert_one(&commit.blob).session(&mut *session).await?;
+        self.publish(commit, session).await
+    }
+
+    async fn publish_stored(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
+        let pending = |id: Id| doc! { "_id": id, "state": State::Pending.name() };
+        let segments = self.collection::<SegmentDoc>(SEGMENTS);
+        let sealed = segments.replace_one(pending(commit.segment.id), &commit.segment).session(&mut *session).await?;
+        let blobs = self.collection::<BlobDoc>(BLOBS);
+        let live = blobs.replace_one(pending(commit.blob.id), &commit.blob).session(&mut *session).await?;
+        if sealed.matched_count + live.matched_count != 2 {
+            return Err(StepError::Final(StoreError::Stale));
+        }
+        self.publish(commit, session).await
+    }
+
+    async fn publish(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
+        self.collection::<FileDoc>(REGISTRY).insert_one(&commit.file).session(&mut *session).await?;
+        self.append_audit(&commit.audit, session).await?;
+        if let Some(key) = &commit.idempotency {
+            self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(key).session(session).await?;
+        }
+        Ok(())
+    }
+
+    /// What an idempotency key was used for.
+    pub async fn find_idempotency(&self, id: &str) -> StoreResult<Option<IdempotencyDoc>> {
+        Ok(self.collection::<IdempotencyDoc>(IDEMPOTENCY).find_one(doc! { "_id": id }).await?)
+    }
+}

@@ -1,0 +1,450 @@
+//! GridFS to the letter over raw documents: writing, reading by position, deleting, renaming.
+//!
+//! Stored bytes are opaque here: frames, keys and what the bytes belong to are other modules'.
+//! The driver's own GridFS streams are not used; `docs/decisions/0003-own-gridfs.md` says why.
+//!
+//! # Source
+//! GridFS specification of the MongoDB drivers.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use mongodb::Collection;
+use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::error::ErrorKind;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::chunks::{AttemptPrefix, ChunkDocument, payloads, whole_number};
+use super::schema::{BUDGET_UNIT_LEN, chunks_of, files_of};
+use super::segments::{LeaseKeeper, Pending};
+use super::{DUPLICATE_KEY, Id, Store, StoreError, StoreResult};
+
+/// Chunk bytes of one insert when nobody else writes.
+const BATCH_LEN: usize = 8 << 20;
+/// Inserts of one writer under way at once: one loses a third of the speed, four gain nothing.
+const BATCHES_IN_FLIGHT: usize = 2;
+/// Chunk bytes asked for at once. A single reply is cut silently at 16 MiB.
+const WINDOW_LEN: u64 = 2 << 20;
+/// Windows read ahead of the consumer, the one being consumed not counted.
+const WINDOWS_AHEAD: usize = 1;
+/// Chunks removed by one command.
+const DELETE_WINDOW: i64 = 256;
+/// What the first chunk of a file of unknown length begins with.
+const FIRST_CAPACITY: usize = 64 << 10;
+const INSERT_TRIES: u32 = 5;
+const INSERT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One stored GridFS file, as its reader needs it.
+#[derive(Debug, Clone)]
+pub struct GridFile {
+    /// The bucket.
+    pub bucket: String,
+    /// The files document's `_id`; other programs use any type.
+    pub files_id: Bson,
+    /// Bytes of every chunk but the last.
+    pub chunk_size: u32,
+    /// Bytes of all chunks.
+    pub stored_len: u64,
+}
+
+impl GridFile {
+    /// Reads a files document, whoever wrote it: any number type, any chunk size, deprecated fields.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when length or chunk size are not usable numbers.
+    pub fn from_files_document(bucket: &str, document: &RawDocument) -> StoreResult<Self> {
+        let field = |name: &str| document.get(name).ok().flatten();
+        let odd = |name: &str| StoreError::Damaged(format!("a files document has an unusable {name}"));
+        let number = |name: &str| field(name).and_then(whole_number).ok_or_else(|| odd(name));
+        let files_id = field("_id").and_then(|id| Bson::try_from(id).ok()).ok_or_else(|| odd("_id"))?;
+        let chunk_size = u32::try_from(number("chunkSize")?).ok().filter(|size| *size > 0);
+        Ok(Self {
+            bucket: bucket.to_owned(),
+            files_id,
+            chunk_size: chunk_size.ok_or_else(|| odd("chunkSize"))?,
+            stored_len: u64::try_from(number("length")?).map_err(|_| odd("length"))?,
+        })
+    }
+
+    /// The number of chunks.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when there would be more than GridFS can number.
+    pub fn chunk_count(&self) -> StoreResult<u32> {
+        let count = self.stored_len.div_ceil(self.chunk_size.into());
+        i32::try_from(count).map(i32::unsigned_abs).map_err(|_| StoreError::Damaged("too many chunks".into()))
+    }
+
+    fn chunk_len(&self, n: u32) -> u64 {
+        let start = u64::from(n) * u64::from(self.chunk_size);
+        self.stored_len.saturating_sub(start).min(self.chunk_size.into())
+    }
+}
+
+/// What the files document says beside the bytes.
+#[derive(Debug, Clone)]
+pub struct FilesDocument {
+    /// The file.
+    pub file: GridFile,
+    /// For GridFS tools; nothing here looks files up by it.
+    pub filename: String,
+    /// Everything of ours.
+    pub metadata: Document,
+}
+
+impl FilesDocument {
+    /// The document to insert: `length` Int64, `chunkSize` Int32, `uploadDate` = completion.
+    pub fn to_document(&self) -> StoreResult<Document> {
+        let too_large = |_| StoreError::Damaged("a GridFS number is out of range".into());
+        Ok(doc! {
+            "_id": self.file.files_id.clone(),
+            "length": i64::try_from(self.file.stored_len).map_err(too_large)?,
+            "chunkSize": i32::try_from(self.file.chunk_size).map_err(too_large)?,
+            "uploadDate": mongodb::bson::DateTime::now(),
+            "filename": &self.filename,
+            "metadata": self.metadata.clone(),
+        })
+    }
+}
+
+/// Writes the chunks of one GridFS file: batches in flight, bounded by the store's byte budget.
+///
+/// # Cancel safety
+/// Inserts run in tasks of their own. A writer that is dropped leaves chunks without a files
+/// document, which no reader sees; the pending segment row leads the sweeper to them.
+pub struct ChunkWriter {
+    chunks: Collection<RawDocumentBuf>,
+    budget: Arc<Semaphore>,
+    files_id: Id,
+    prefix: AttemptPrefix,
+    chunk_size: usize,
+    /// Stored bytes still expected, where the length is known.
+    expected: Option<u64>,
+    next_n: u32,
+    stored_len: u64,
+    open: Option<(ChunkDocument, OwnedSemaphorePermit)>,
+    batch: Batch,
+    in_flight: JoinSet<StoreResult<()>>,
+    reservation: Reservation,
+}
+
+/// The pending rows that lead the sweeper to chunks no commit followed: inserted before the first
+/// chunk, and kept alive until the commit.
+enum Reservation {
+    Due(Store, Box<Pending>),
+    Made(LeaseKeeper),
+}
+
+#[derive(Default)]
+struct Batch {
+    documents: Vec<RawDocumentBuf>,
+    permits: Vec<OwnedSemaphorePermit>,
+    len: usize,
+}
+
+impl ChunkWriter {
+    /// A writer of the pending segment's bytes. `expected_len` is a hint about their number.
+    pub fn new(store: &Store, pending: Pending, expected_len: Option<u64>) -> Self {
+        Self {
+            chunks: store.data.collection(&chunks_of(&pending.segment.bucket)),
+            budget: Arc::clone(&store.upload_budget),
+            files_id: pending.segment.id,
+            prefix: AttemptPrefix::random(),
+            chunk_size: pending.segment.chunk_size.unsigned_abs() as usize,
+            expected: expected_len,
+            next_n: 0,
+            stored_len: 0,
+            open: None,
+            batch: Batch::default(),
+            in_flight: JoinSet::new(),
+            reservation: Reservation::Due(store.clone(), Box::new(pending)),
+        }
+    }
+
+    /// Stored bytes so far.
+    pub fn stored_len(&self) -> u64 {
+        self.stored_len
+    }
+
+    /// Appends stored bytes; waits while the budget or the inserts in flight are exhausted.
+    ///
+    /// # Errors
+    /// What an earlier insert ran into, or [`StoreError::Damaged`] past 2³¹ chunks.
+    pub async fn push(&mut self, mut piece: &[u8]) -> StoreResult<()> {
+        while !piece.is_empty() {
+            if self.open.is_none() {
+                self.open = Some(self.open_chunk().await?);
+            }
+            let Some((chunk, _)) = &mut self.open else { continue };
+            let (now, later) = piece.split_at(piece.len().min(self.chunk_size - chunk.payload_len()));
+            chunk.push(now);
+            self.stored_len += now.len() as u64;
+            let is_full = chunk.payload_len() == self.chunk_size;
+            piece = later;
+            if is_full {
+                self.close_chunk();
+                if self.batch.len >= BATCH_LEN {
+                    self.send_batch().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_chunk(&mut self) -> StoreResult<(ChunkDocument, OwnedSemaphorePermit)> {
+        let remaining = self.expected.map(|expected| expected.saturating_sub(self.stored_len) as usize);
+        let unknown = if self.next_n == 0 { FIRST_CAPACITY } else { self.chunk_size };
+        let capacity = remaining.filter(|len| *len > 0).unwrap_or(unknown).min(self.chunk_size);
+        let units = u32::try_from(self.chunk_size.div_ceil(BUDGET_UNIT_LEN)).unwrap_or(u32::MAX);
+        let permit = match Arc::clone(&self.budget).try_acquire_many_owned(units) {
+            Ok(permit) => permit,
+            Err(_) => {
+                // A writer waits only while it holds nothing unsent, so the budget always frees up.
+                self.send_batch().await?;
+                let budget = Arc::clone(&self.budget);
+                budget.acquire_many_owned(units).await.expect("the budget is never closed")
+            }
+        };
+        if i32::try_from(self.next_n).is_err() {
+            return Err(StoreError::Damaged("GridFS numbers no more chunks".into()));
+        }
+        let chunk = ChunkDocument::new(self.prefix.chunk_id(self.next_n), self.files_id, self.next_n, capacity);
+        self.next_n += 1;
+        Ok((chunk, permit))
+    }
+
+    fn close_chunk(&mut self) {
+        if let Some((chunk, permit)) = self.open.take() {
+            self.batch.len += chunk.payload_len();
+            self.batch.documents.push(chunk.finish());
+            self.batch.permits.push(permit);
+        }
+    }
+
+    async fn send_batch(&mut self) -> StoreResult<()> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.documents.is_empty() {
+            return Ok(());
+        }
+        while self.in_flight.len() >= BATCHES_IN_FLIGHT {
+            self.join_one().await?;
+        }
+        if let Reservation::Due(store, pending) = &self.reservation {
+            self.reservation = Reservation::Made(store.reserve(pending).await?);
+        }
+        let chunks = self.chunks.clone();
+        self.in_flight.spawn(async move { insert_batch(&chunks, batch).await });
+        Ok(())
+    }
+
+    async fn join_one(&mut self) -> StoreResult<()> {
+        match self.in_flight.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panic)) => Err(StoreError::Damaged(format!("an insert task ended: {panic}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the chunks. All of them are stored with `w: majority`, or none was sent yet and the
+    /// commit stores them.
+    ///
+    /// # Errors
+    /// What an insert ran into; the file then does not exist.
+    pub async fn finish(mut self) -> StoreResult<WrittenChunks> {
+        self.close_chunk();
+        if matches!(self.reservation, Reservation::Due(..)) && self.batch.len <= SMALL_LEN {
+            let Batch { documents, permits, .. } = self.batch;
+            return Ok(WrittenChunks::Unsent { documents, permits });
+        }
+        self.send_batch().await?;
+        while !self.in_flight.is_empty() {
+            self.join_one().await?;
+        }
+        let stored = self.chunks.count_documents(doc! { "files_id": self.files_id }).await?;
+        if stored != u64::from(self.next_n) {
+            return Err(StoreError::Damaged(format!("{stored} of {} chunks are stored", self.next_n)));
+        }
+        match self.reservation {
+            Reservation::Made(lease) => Ok(WrittenChunks::Stored { lease }),
+            Reservation::Due(..) => Ok(WrittenChunks::Unsent { documents: Vec::new(), permits: Vec::new() }),
+        }
+    }
+}
+
+/// Files up to this many stored bytes are committed in one transaction, chunks included.
+pub const SMALL_LEN: usize = 1 << 20;
+
+/// The chunks of a finished writer.
+pub enum WrittenChunks {
+    /// Those of a small file, for the commit to insert.
+    Unsent {
+        /// The chunk documents.
+        documents: Vec<RawDocumentBuf>,
+        /// Their share of the budget, held until the commit is over.
+        permits: Vec<OwnedSemaphorePermit>,
+    },
+    /// Stored with `w: majority`; their pending rows are kept alive.
+    Stored {
+        /// Dropped when the commit is over.
+        lease: LeaseKeeper,
+    },
+}
+
+/// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
+async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch) -> StoreResult<()> {
+    let mut pause = INSERT_PAUSE;
+    for _ in 1..INSERT_TRIES {
+        match insert_once(chunks, &batch.documents).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(error = %error, "repeating an insert of chunks");
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            outcome => return outcome,
+        }
+    }
+    insert_once(chunks, &batch.documents).await
+}
+
+async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {
+    let Err(error) = chunks.insert_many(documents).ordered(false).await else { return Ok(()) };
+    if let ErrorKind::InsertMany(many) = error.kind.as_ref()
+        && many.write_concern_error.is_none()
+        && let Some(errors) = &many.write_errors
+        && errors.iter().all(|write| write.code == DUPLICATE_KEY && write.message.contains("index: _id_ "))
+    {
+        return Ok(());
+    }
+    Err(error.into())
+}
+
+impl Store {
+    /// Reads stored bytes of a file, in order, as slices of the server's replies.
+    ///
+    /// Reads no chunk outside the span and holds no connection while the consumer pauses.
+    ///
+    /// # Errors
+    /// The stream ends with [`StoreError::Damaged`] at a chunk that is missing or of a wrong length
+    /// even when asked for a second time.
+    pub fn read_chunks(
+        &self,
+        file: GridFile,
+        span: Range<u64>,
+    ) -> impl Stream<Item = StoreResult<Bytes>> + Send + use<> {
+        let size = u64::from(file.chunk_size);
+        let chunks = span.start / size..span.end.div_ceil(size);
+        let step = (WINDOW_LEN / size).max(1);
+        let windows: Vec<_> = if span.is_empty() {
+            Vec::new()
+        } else {
+            chunks.clone().step_by(step as usize).map(|start| start..(start + step).min(chunks.end)).collect()
+        };
+        let (store, file) = (self.clone(), Arc::new(file));
+        stream::iter(windows)
+            .map(move |window| {
+                let (store, file, span) = (store.clone(), Arc::clone(&file), span.clone());
+                async move { store.read_window(&file, window, &span).await }
+            })
+            .buffered(WINDOWS_AHEAD + 1)
+            .map_ok(|payloads| stream::iter(payloads.into_iter().map(Ok)))
+            .try_flatten()
+    }
+
+    async fn read_window(&self, file: &GridFile, window: Range<u64>, span: &Range<u64>) -> StoreResult<Vec<Bytes>> {
+        let payloads = match self.find_window(file, &window).await {
+            Err(StoreError::Damaged(what)) => {
+                tracing::warn!(what, bucket = file.bucket, "reading chunks a second time");
+                self.find_window(file, &window).await?
+            }
+            outcome => outcome?,
+        };
+        let size = u64::from(file.chunk_size);
+        let trim = |(n, payload): (u64, Bytes)| {
+            let start = n * size;
+            let from = span.start.saturating_sub(start).min(payload.len() as u64);
+            let to = span.end.saturating_sub(start).min(payload.len() as u64);
+            payload.slice(from as usize..to as usize)
+        };
+        Ok(window.zip(payloads).map(trim).collect())
+    }
+
+    async fn find_window(&self, file: &GridFile, window: &Range<u64>) -> StoreResult<Vec<Bytes>> {
+        let number =
+            |n: u64| u32::try_from(n).map_err(|_| StoreError::Damaged("a chunk number is out of range".into()));
+        let wanted = number(window.start)?..number(window.end)?;
+        if wanted.end > file.chunk_count()? {
+            return Err(StoreError::Damaged(format!("the file ends before chunk {}", wanted.end)));
+        }
+        let filter = doc! {
+            "files_id": file.files_id.clone(),
+            "n": { "$gte": i64::from(wanted.start), "$lt": i64::from(wanted.end) },
+        };
+        let mut batches = self
+            .data
+            .collection::<RawDocumentBuf>(&chunks_of(&file.bucket))
+            .find(filter)
+            .sort(doc! { "n": 1 })
+            .projection(doc! { "_id": 0, "n": 1, "data": 1 })
+            // A negative limit asks for a single reply: no cursor to lose, and retryable.
+            .limit(-(wanted.len() as i64))
+            .batch()
+            .await?;
+        match batches.try_next().await? {
+            Some(batch) => payloads(batch, wanted, |n| file.chunk_len(n)),
+            None => Err(StoreError::Damaged(format!("chunk {} is missing", wanted.start))),
+        }
+    }
+
+    /// Inserts the files document: from now on any GridFS tool sees the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] never: a repeated insert of the same document is a success.
+    pub async fn insert_files_document(&self, files: &FilesDocument) -> StoreResult<()> {
+        let collection = self.documents(&files_of(&files.file.bucket));
+        match collection.insert_one(files.to_document()?).await.map_err(StoreError::from) {
+            Ok(_) | Err(StoreError::Duplicate(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds a file by its id.
+    pub async fn find_grid_file(&self, bucket: &str, files_id: &Bson) -> StoreResult<Option<GridFile>> {
+        let files = self.collection::<RawDocumentBuf>(&files_of(bucket));
+        let found = files.find_one(doc! { "_id": files_id.clone() }).await?;
+        found.map(|document| GridFile::from_files_document(bucket, &document)).transpose()
+    }
+
+    /// Renames a file for GridFS tools; false when there is none.
+    pub async fn rename_grid_file(&self, bucket: &str, files_id: &Bson, filename: &str) -> StoreResult<bool> {
+        let files = self.documents(&files_of(bucket));
+        let update = doc! { "$set": { "filename": filename } };
+        Ok(files.update_one(doc! { "_id": files_id.clone() }, update).await?.matched_count == 1)
+    }
+
+    /// Deletes a file: the files document first, then the chunks, even if no files document was
+    /// there; false when there was none.
+    ///
+    /// # Cancel safety
+    /// May be repeated until done.
+    pub async fn delete_grid_file(&self, bucket: &str, files_id: &Bson) -> StoreResult<bool> {
+        let files = self.documents(&files_of(bucket));
+        let deleted = files.delete_one(doc! { "_id": files_id.clone() }).await?.deleted_count;
+        let chunks = self.documents(&chunks_of(bucket));
+        let of_file = doc! { "files_id": files_id.clone() };
+        while let Some(first) =
+            chunks.find_one(of_file.clone()).sort(doc! { "n": 1 }).projection(doc! { "n": 1 }).await?
+        {
+            let n = first.get("n").cloned().unwrap_or(Bson::Null);
+            let window = match n.as_i64().or_else(|| n.as_i32().map(i64::from)) {
+                Some(n) => doc! { "files_id": files_id.clone(), "n": { "$gte": n, "$lt": n + DELETE_WINDOW } },
+                None => doc! { "_id": first.get("_id").cloned() },
+            };
+            chunks.delete_many(window).await?;
+        }
+        Ok(deleted == 1)
+    }
+}

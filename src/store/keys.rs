@@ -1,0 +1,68 @@
+//! What the database remembers of keys: a check value for every key-encryption key it has seen,
+//! and the wrapped roots. Key bytes come from the keyring above and are never stored here.
+
+use futures::TryStreamExt;
+use mongodb::bson::{Binary, doc};
+use serde::{Deserialize, Serialize};
+
+use super::schema::KEYS;
+use super::segments::{WrapDoc, binary};
+use super::{Id, Store, StoreError, StoreResult};
+
+#[derive(Serialize, Deserialize)]
+struct KeyCheckDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    check: Binary,
+}
+
+/// One root key of the deployment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RootDoc {
+    /// `root:<purpose>`.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// What its wrapping is bound to.
+    pub binding: Id,
+    /// The key, wrapped by the keyring.
+    pub enc: WrapDoc,
+}
+
+/// The `_id` of a root.
+pub fn root_id(purpose: &str) -> String {
+    format!("root:{purpose}")
+}
+
+impl Store {
+    /// Remembers a key's check value at first use and gives the one remembered.
+    ///
+    /// # Errors
+    /// When the database fails; a differing value is the caller's to judge.
+    pub async fn remember_key_check(&self, kid: &str, check: [u8; 8]) -> StoreResult<Vec<u8>> {
+        let keys = self.collection::<KeyCheckDoc>(KEYS);
+        let seen = keys
+            .find_one_and_update(
+                doc! { "_id": format!("kek:{kid}") },
+                doc! { "$setOnInsert": { "check": binary(check) } },
+            )
+            .upsert(true)
+            .return_document(mongodb::options::ReturnDocument::After)
+            .await?
+            .ok_or_else(|| StoreError::Damaged("an upsert returned nothing".into()))?;
+        Ok(seen.check.bytes)
+    }
+
+    /// All roots.
+    pub async fn find_roots(&self) -> StoreResult<Vec<RootDoc>> {
+        let found = self.collection::<RootDoc>(KEYS).find(doc! { "_id": { "$gte": "root:", "$lt": "root;" } }).await?;
+        Ok(found.try_collect().await?)
+    }
+
+    /// Inserts a root unless another gateway was first.
+    pub async fn insert_root(&self, root: &RootDoc) -> StoreResult<()> {
+        match self.collection::<RootDoc>(KEYS).insert_one(root).await.map_err(StoreError::from) {
+            Ok(_) | Err(StoreError::Duplicate(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

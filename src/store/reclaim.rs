@@ -1,0 +1,118 @@
+//! Condemning what nothing names and reaping it after the quarantine: the only acts that remove
+//! bytes. When to run them is `jobs/sweep.rs`'s decision.
+
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+
+use super::audit::AuditDoc;
+use super::blobs::BlobDoc;
+use super::registry::FileDoc;
+use super::schema::{BLOBS, REGISTRY, SEGMENTS};
+use super::segments::State;
+use super::{Id, Store, StoreError, StoreResult};
+
+impl Store {
+    /// Condemns a live blob unless a registry document names it; true when condemned.
+    ///
+    /// Compare-and-set on the generation: whoever attached the blob meanwhile has changed it.
+    pub async fn condemn_unnamed(&self, blob: Id, now: DateTime) -> StoreResult<bool> {
+        let blobs = self.collection::<BlobDoc>(BLOBS);
+        let Some(found) = blobs.find_one(doc! { "_id": blob, "state": State::Live.name() }).await? else {
+            return Ok(false);
+        };
+        if self.documents(REGISTRY).find_one(doc! { "blob": blob }).projection(doc! { "_id": 1 }).await?.is_some() {
+            return Ok(false);
+        }
+        let unchanged = doc! { "_id": blob, "state": State::Live.name(), "gen": found.generation };
+        Ok(blobs.update_one(unchanged, condemned(now)).await?.modified_count == 1)
+    }
+
+    /// Condemns pending blobs whose writers gave no sign of life until `now`.
+    pub async fn condemn_abandoned(&self, now: DateTime) -> StoreResult<u64> {
+        let abandoned = doc! { "state": State::Pending.name(), "lease": { "$lt": now } };
+        Ok(self.documents(BLOBS).update_many(abandoned, condemned(now)).await?.modified_count)
+    }
+
+    /// Live blobs after `after` that no registry document names; also the last id looked at, to go
+    /// on from, where there may be more.
+    pub async fn find_unnamed(&self, after: Option<Id>, limit: i64) -> StoreResult<Unnamed> {
+        let mut live = doc! { "state": State::Live.name() };
+        if let Some(after) = after {
+            live.insert("_id", doc! { "$gt": after });
+        }
+        let pipeline = [
+            doc! { "$match": live },
+            doc! { "$sort": { "_id": 1 } },
+            doc! { "$limit": limit },
+            doc! { "$lookup": { "from": REGISTRY, "localField": "_id", "foreignField": "blob", "as": "named",
+            "pipeline": [{ "$limit": 1 }, { "$project": { "_id": 1 } }] } },
+            doc! { "$project": { "isNamed": { "$gt": [{ "$size": "$named" }, 0] } } },
+        ];
+        let found: Vec<Document> =
+            self.documents(BLOBS).aggregate(pipeline).max_time(self.query_timeout).await?.try_collect().await?;
+        let id = |document: &Document| document.get_object_id("_id").ok();
+        let last = found.last().and_then(id).filter(|_| found.len() as i64 == limit);
+        let unnamed = found.iter().filter(|document| matches!(document.get_bool("isNamed"), Ok(false)));
+        Ok(Unnamed { blobs: unnamed.filter_map(id).collect(), last })
+    }
+
+    /// Files that expired, a few of them; legal hold never expires.
+    pub async fn find_expired(&self, now: DateTime, limit: i64) -> StoreResult<Vec<FileDoc>> {
+        let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": { "$ne": true } };
+        let found =
+            self.collection::<FileDoc>(REGISTRY).find(expired).sort(doc! { "expireAt": 1 }).limit(limit).await?;
+        Ok(found.try_collect().await?)
+    }
+
+    /// Removes an expired file with its audit entry; false when it changed meanwhile.
+    pub async fn remove_expired(&self, file: &FileDoc, audit: &AuditDoc) -> StoreResult<bool> {
+        match self.remove_file(file, audit).await {
+            Err(StoreError::Stale) => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    /// Blobs condemned before the quarantine began, a few of them.
+    pub async fn find_reapable(&self, before: DateTime, limit: i64) -> StoreResult<Vec<Id>> {
+        let due = doc! { "state": State::Condemned.name(), "condemnedAt": { "$lte": before } };
+        let found = self.collection::<BlobDoc>(BLOBS).find(due).sort(doc! { "condemnedAt": 1 }).limit(limit).await?;
+        found.map_ok(|blob| blob.id).try_collect().await.map_err(StoreError::from)
+    }
+
+    /// Removes a condemned blob: each segment's GridFS file, then its row, then the blob.
+    ///
+    /// # Cancel safety
+    /// May be repeated until done, by several gateways at once.
+    pub async fn reap(&self, blob: Id) -> StoreResult<u64> {
+        let condemned = doc! { "_id": blob, "state": State::Condemned.name() };
+        if self.documents(BLOBS).find_one(condemned.clone()).await?.is_none() {
+            return Ok(0);
+        }
+        let mut freed = 0;
+        for segment in self.find_segments(blob).await? {
+            let files_id = segment.files_id.clone().unwrap_or(Bson::ObjectId(segment.id));
+            self.delete_grid_file(&segment.bucket, &files_id).await?;
+            self.documents(SEGMENTS).delete_one(doc! { "_id": segment.id }).await?;
+            freed += segment.stored_len.unsigned_abs();
+        }
+        self.documents(BLOBS).delete_one(condemned).await?;
+        Ok(freed)
+    }
+}
+
+/// A page of [`Store::find_unnamed`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unnamed {
+    /// The blobs.
+    pub blobs: Vec<Id>,
+    /// Where to go on.
+    pub last: Option<Id>,
+}
+
+fn condemned(now: DateTime) -> Document {
+    doc! {
+        "$set": { "state": State::Condemned.name(), "condemnedAt": now },
+        "$unset": { "lease": "" },
+        "$inc": { "gen": 1_i64 },
+    }
+}

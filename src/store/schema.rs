@@ -1,0 +1,176 @@
+//! Every collection, index and size the database must have, made and verified at start.
+
+use futures::TryStreamExt;
+use mongodb::IndexModel;
+use mongodb::bson::{Document, doc};
+use mongodb::options::IndexOptions;
+
+use super::{Store, StoreError, StoreResult};
+
+/// What users name: one document a version.
+pub const REGISTRY: &str = "file_registry";
+/// Content: what registry documents point to.
+pub const BLOBS: &str = "blobs";
+/// One row for each immutable GridFS file.
+pub const SEGMENTS: &str = "segments";
+/// One entry for each change, written in its transaction.
+pub const AUDIT: &str = "audit";
+/// Credentials, as hashes.
+pub const API_KEYS: &str = "api_keys";
+/// Key-check values and wrapped roots.
+pub const KEYS: &str = "keys";
+/// Answers to repeat for an idempotency key.
+pub const IDEMPOTENCY: &str = "idempotency";
+
+/// Bytes of one permit of the upload budget.
+pub const BUDGET_UNIT_LEN: usize = 64 << 10;
+/// Permits per MiB of the upload budget.
+pub const BUDGET_UNITS_PER_MIB: usize = (1 << 20) / BUDGET_UNIT_LEN;
+
+/// The files collection of a bucket.
+pub fn files_of(bucket: &str) -> String {
+    format!("{bucket}.files")
+}
+
+/// The chunks collection of a bucket.
+pub fn chunks_of(bucket: &str) -> String {
+    format!("{bucket}.chunks")
+}
+
+struct Index {
+    collection: &'static str,
+    keys: Document,
+    unique: bool,
+    partial: Option<Document>,
+    is_ttl: bool,
+}
+
+fn index(collection: &'static str, keys: Document) -> Index {
+    Index { collection, keys, unique: false, partial: None, is_ttl: false }
+}
+
+fn indexes() -> Vec<Index> {
+    vec![
+        Index { unique: true, ..index(REGISTRY, doc! { "file": 1, "version": 1 }) },
+        Index { unique: true, partial: Some(doc! { "latest": true }), ..index(REGISTRY, doc! { "file": 1 }) },
+        index(REGISTRY, doc! { "tenant": 1, "latest": 1, "createdAt": -1, "_id": -1 }),
+        index(REGISTRY, doc! { "tenant": 1, "latest": 1, "name": 1, "_id": 1 }),
+        index(REGISTRY, doc! { "tenant": 1, "latest": 1, "content.size": 1, "_id": 1 }),
+        index(REGISTRY, doc! { "blob": 1 }),
+        Index { partial: Some(doc! { "expireAt": { "$type": "date" } }), ..index(REGISTRY, doc! { "expireAt": 1 }) },
+        Index { is_ttl: true, ..index(REGISTRY, doc! { "purgeAt": 1 }) },
+        index(SEGMENTS, doc! { "blob": 1, "off": 1 }),
+        index(SEGMENTS, doc! { "state": 1, "lease": 1 }),
+        index(BLOBS, doc! { "state": 1, "lease": 1 }),
+        index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }),
+        index(AUDIT, doc! { "tenant": 1, "at": -1 }),
+        index(AUDIT, doc! { "file": 1, "at": -1 }),
+        Index { unique: true, ..index(API_KEYS, doc! { "hash": 1 }) },
+        Index { is_ttl: true, ..index(IDEMPOTENCY, doc! { "purgeAt": 1 }) },
+    ]
+}
+
+fn model(keys: Document, options: IndexOptions) -> IndexModel {
+    IndexModel::builder().keys(keys).options(options).build()
+}
+
+impl Store {
+    /// Refuses a deployment without transactions: a standalone mongod.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfit`] for a standalone, [`StoreError::Unavailable`] when nothing answers.
+    pub async fn require_replica_set(&self) -> StoreResult<()> {
+        let hello = self.meta.run_command(doc! { "hello": 1 }).await?;
+        if hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+            return Ok(());
+        }
+        Err(StoreError::Unfit(
+            "MongoDB runs as a standalone, which has no transactions; start it with --replSet and run rs.initiate()"
+                .into(),
+        ))
+    }
+
+    /// Makes what is missing and verifies the rest; may be repeated and run by several gateways.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfit`] when a bucket's chunk index exists but is not unique and cannot be
+    /// made so.
+    pub async fn ensure_schema(&self, buckets: &[String]) -> StoreResult<()> {
+        for index in indexes() {
+            let options = IndexOptions::builder()
+                .unique(index.unique.then_some(true))
+                .partial_filter_expression(index.partial)
+                .expire_after(index.is_ttl.then_some(std::time::Duration::ZERO))
+                .build();
+            self.documents(index.collection).create_index(model(index.keys, options)).await?;
+        }
+        for bucket in buckets {
+            self.ensure_bucket(bucket).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a bucket's collections and the two indexes of the GridFS specification.
+    ///
+    /// # Errors
+    /// As [`ensure_schema`](Self::ensure_schema).
+    pub async fn ensure_bucket(&self, bucket: &str) -> StoreResult<()> {
+        let existing = self.meta.list_collection_names().filter(doc! { "name": chunks_of(bucket) }).await?;
+        if existing.is_empty() {
+            let uncompressed = doc! { "storageEngine": { "wiredTiger": { "configString": "block_compressor=none" } } };
+            let mut create = doc! { "create": chunks_of(bucket) };
+            create.extend(uncompressed);
+            tolerate_existing(self.meta.run_command(create).await)?;
+        }
+        let by_name = model(doc! { "filename": 1, "uploadDate": 1 }, IndexOptions::default());
+        self.documents(&files_of(bucket)).create_index(by_name).await?;
+        self.ensure_unique_chunk_index(bucket).await
+    }
+
+    async fn ensure_unique_chunk_index(&self, bucket: &str) -> StoreResult<()> {
+        let chunks = self.documents(&chunks_of(bucket));
+        let keys = doc! { "files_id": 1, "n": 1 };
+        let existing: Vec<IndexModel> = chunks.list_indexes().await?.try_collect().await?;
+        let Some(found) = existing.into_iter().find(|index| same_keys(&index.keys, &keys)) else {
+            let unique = IndexOptions::builder().unique(true).build();
+            chunks.create_index(model(keys, unique)).await?;
+            return Ok(());
+        };
+        if found.options.and_then(|options| options.unique) == Some(true) {
+            return Ok(());
+        }
+        tracing::warn!(bucket, "the chunk index is not unique; making it so");
+        for change in ["prepareUnique", "unique"] {
+            let command = doc! {
+                "collMod": chunks_of(bucket),
+                "index": { "keyPattern": keys.clone(), change: true },
+            };
+            self.meta.run_command(command).await.map_err(|error| {
+                StoreError::Unfit(format!("the chunk index of bucket {bucket} cannot be made unique: {error}"))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Other programs store the direction as Int32, Int64 or Double.
+fn same_keys(a: &Document, b: &Document) -> bool {
+    let plain = |keys: &Document| -> Vec<(String, i64)> {
+        let direction = |value: &mongodb::bson::Bson| {
+            value.as_i64().or_else(|| value.as_i32().map(i64::from)).or_else(|| value.as_f64().map(|n| n as i64))
+        };
+        keys.iter().map(|(name, value)| (name.clone(), direction(value).unwrap_or(0))).collect()
+    };
+    plain(a) == plain(b)
+}
+
+/// NamespaceExists.
+const NAMESPACE_EXISTS: i32 = 48;
+
+fn tolerate_existing(outcome: mongodb::error::Result<Document>) -> StoreResult<()> {
+    match outcome {
+        Err(error) if super::server_code(&error) == Some(NAMESPACE_EXISTS) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
+    }
+}

@@ -1,0 +1,231 @@
+//! Segment rows: what describes the stored bytes of one immutable GridFS file, and the leases of
+//! those still being written. The bytes themselves are `gridfs.rs`.
+
+use std::time::Duration;
+
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Bson, DateTime, doc};
+use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::blobs::BlobDoc;
+use super::gridfs::GridFile;
+use super::schema::{BLOBS, SEGMENTS};
+use super::{Id, Store, StoreError, StoreResult};
+use crate::format::FormatError;
+use crate::format::key_wrap::{WrapMode, WrappedKey};
+use crate::format::segment::{Codec, FORMAT_VERSION};
+use futures::TryStreamExt;
+
+/// Where a segment or a blob is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Being written under a lease; nothing names it.
+    Pending,
+    /// Complete.
+    Live,
+    /// Nothing names it; its bytes go after the quarantine.
+    Condemned,
+}
+
+impl State {
+    /// The stored word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Live => "live",
+            Self::Condemned => "condemned",
+        }
+    }
+}
+
+/// A wrapped data key as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WrapDoc {
+    v: i32,
+    mode: String,
+    kid: String,
+    salt: Binary,
+    commit: Binary,
+    ct: Binary,
+}
+
+/// Bytes as BSON binary of the generic subtype.
+pub fn binary(bytes: impl Into<Vec<u8>>) -> Binary {
+    Binary { subtype: BinarySubtype::Generic, bytes: bytes.into() }
+}
+
+impl From<&WrappedKey> for WrapDoc {
+    fn from(key: &WrappedKey) -> Self {
+        Self {
+            v: key.v,
+            mode: key.mode.name().to_owned(),
+            kid: key.kid.clone(),
+            salt: binary(key.salt),
+            commit: binary(key.commit),
+            ct: binary(key.ct.clone()),
+        }
+    }
+}
+
+impl TryFrom<&WrapDoc> for WrappedKey {
+    type Error = FormatError;
+
+    fn try_from(doc: &WrapDoc) -> Result<Self, FormatError> {
+        let fixed = |field: &Binary| <[u8; 32]>::try_from(field.bytes.as_slice()).map_err(|_| FormatError::WrapRecord);
+        Ok(Self {
+            v: doc.v,
+            mode: WrapMode::try_from(doc.mode.as_str())?,
+            kid: doc.kid.clone(),
+            salt: fixed(&doc.salt)?,
+            commit: fixed(&doc.commit)?,
+            ct: doc.ct.bytes.clone(),
+        })
+    }
+}
+
+/// One segment.
+///
+/// # Units
+/// Bytes; `off` and `len` of plaintext within the blob, `stored_len` and `chunk_size` as stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentDoc {
+    /// Also the GridFS file's id, unless `files_id` says otherwise.
+    #[serde(rename = "_id")]
+    pub id: Id,
+    /// The blob it belongs to.
+    pub blob: Id,
+    /// The GridFS bucket.
+    pub bucket: String,
+    /// The GridFS file's id where another program chose it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_id: Option<Bson>,
+    /// Where it starts in the blob.
+    pub off: i64,
+    /// Plaintext bytes.
+    pub len: i64,
+    /// Stored bytes.
+    pub stored_len: i64,
+    /// Bytes of every chunk but the last.
+    pub chunk_size: i32,
+    /// [`FORMAT_VERSION`].
+    pub format: i32,
+    /// The codec's name.
+    pub codec: String,
+    /// Plaintext bytes of every frame but the last.
+    pub frame_len: i32,
+    /// The sealed trailer or the frame index.
+    pub seek: Binary,
+    /// What the manifest commits to.
+    pub commit: Binary,
+    /// The header's salt where the segment is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<Binary>,
+    /// The wrapped data key where the segment is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enc: Option<WrapDoc>,
+    /// Where it is in its life.
+    pub state: State,
+    /// Until when a pending segment is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<DateTime>,
+}
+
+impl SegmentDoc {
+    /// The GridFS file that holds the bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for numbers no writer makes.
+    pub fn grid_file(&self) -> StoreResult<GridFile> {
+        let odd = |field| StoreError::Damaged(format!("segment {} has an impossible {field}", self.id));
+        if self.format != FORMAT_VERSION {
+            return Err(odd("format version"));
+        }
+        Ok(GridFile {
+            bucket: self.bucket.clone(),
+            files_id: self.files_id.clone().unwrap_or(Bson::ObjectId(self.id)),
+            chunk_size: u32::try_from(self.chunk_size).ok().filter(|size| *size > 0).ok_or_else(|| odd("chunkSize"))?,
+            stored_len: u64::try_from(self.stored_len).map_err(|_| odd("storedLen"))?,
+        })
+    }
+
+    /// The codec.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for a name no writer makes.
+    pub fn codec(&self) -> StoreResult<Codec> {
+        Codec::try_from(self.codec.as_str())
+            .map_err(|_| StoreError::Damaged(format!("segment {} has an unknown codec", self.id)))
+    }
+}
+
+/// The rows of bytes about to be written.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// The blob, pending.
+    pub blob: BlobDoc,
+    /// The segment, pending.
+    pub segment: SegmentDoc,
+    /// How long the rows stay reserved without a sign of life.
+    pub lease: Duration,
+}
+
+/// Renews the lease of pending rows until dropped.
+pub struct LeaseKeeper {
+    _renewing: AbortOnDropHandle<()>,
+}
+
+fn lease_end(lease: Duration) -> DateTime {
+    DateTime::from_system_time(std::time::SystemTime::now() + lease)
+}
+
+impl Store {
+    /// Inserts pending rows and keeps their lease.
+    ///
+    /// # Errors
+    /// When a row could not be inserted; nothing refers to the rows then.
+    pub async fn reserve(&self, pending: &Pending) -> StoreResult<LeaseKeeper> {
+        let (mut blob, mut segment) = (pending.blob.clone(), pending.segment.clone());
+        blob.lease = Some(lease_end(pending.lease));
+        segment.lease = blob.lease;
+        self.collection::<BlobDoc>(BLOBS).insert_one(&blob).await?;
+        self.collection::<SegmentDoc>(SEGMENTS).insert_one(&segment).await?;
+        let (store, lease) = (self.clone(), pending.lease);
+        let renewing = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(lease / 3).await;
+                if let Err(error) = store.set_lease(blob.id, segment.id, lease_end(lease)).await {
+                    tracing::warn!(error = %error, segment = %segment.id, "could not renew a lease");
+                }
+            }
+        });
+        Ok(LeaseKeeper { _renewing: AbortOnDropHandle::new(renewing) })
+    }
+
+    /// Gives up pending rows: the next sweep condemns what was written.
+    pub async fn release(&self, blob: Id, segment: Id) -> StoreResult<()> {
+        self.set_lease(blob, segment, DateTime::from_millis(0)).await
+    }
+
+    async fn set_lease(&self, blob: Id, segment: Id, until: DateTime) -> StoreResult<()> {
+        let renew = doc! { "$set": { "lease": until } };
+        for (collection, id) in [(BLOBS, blob), (SEGMENTS, segment)] {
+            let pending = doc! { "_id": id, "state": State::Pending.name() };
+            self.documents(collection).update_one(pending, renew.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// The segments of a blob, by offset.
+    pub async fn find_segments(&self, blob: Id) -> StoreResult<Vec<SegmentDoc>> {
+        let found = self
+            .collection::<SegmentDoc>(SEGMENTS)
+            .find(doc! { "blob": blob })
+            .sort(doc! { "off": 1 })
+            .max_time(self.query_timeout)
+            .await?;
+        Ok(found.try_collect().await?)
+    }
+}

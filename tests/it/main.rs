@@ -1,0 +1,6 @@
+//! The one integration binary: the product over HTTP against a real mongod.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod first_way;
+mod support;

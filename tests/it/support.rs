@@ -1,0 +1,4 @@
+//! What the tests share: one mongod for the whole run, a fresh database a test, clients by role.
+
+pub mod app;
+pub mod mongod;

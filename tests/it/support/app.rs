@@ -1,0 +1,145 @@
+//! A whole gateway in the test's process: its own database, its own port, a clock to move.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gridgate::clock::Clock;
+use gridgate::config::Settings;
+use gridgate::{app, http};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::mongod;
+
+/// The administrator's key of every test gateway.
+pub const ADMIN_KEY: &str = "gg_admin_for-tests-only-0123456789";
+/// 32 bytes that are not all the same, in base64.
+const MASTER_KEY: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A running gateway; its database goes with it.
+pub struct TestApp {
+    pub app: app::App,
+    pub url: String,
+    pub database: String,
+    pub clock: Clock,
+    client: reqwest::Client,
+    stop: CancellationToken,
+}
+
+impl TestApp {
+    /// A gateway with the default settings.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A gateway with changed settings.
+    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let database = format!("test_{}_{number}", std::process::id());
+        Self::start_on(database, change).await
+    }
+
+    /// A gateway on a database that may be in use already.
+    pub async fn start_on(database: String, change: impl FnOnce(&mut Settings)) -> Self {
+        let flags = [
+            ("database.uri", mongod::uri().to_owned()),
+            ("database.name", database.clone()),
+            ("auth.admin_key", ADMIN_KEY.to_owned()),
+            ("keys.master_key", MASTER_KEY.to_owned()),
+            ("server.listen", "127.0.0.1:0".to_owned()),
+        ];
+        let mut settings = Settings::load(None, &flags).unwrap();
+        change(&mut settings);
+        let app = app::App::open(&settings).await.unwrap();
+        let listener = TcpListener::bind(&settings.server.listen).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = http::router(app::app_state(app.files.clone(), &settings, &url));
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let server = settings.server.clone();
+        tokio::spawn(async move { http::serve::serve(listener, router, &server, stopping).await });
+        let clock = app.files.clock.clone();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { app, url, database, clock, client, stop }
+    }
+
+    /// A request of the administrator.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.anonymous(method, path).bearer_auth(ADMIN_KEY)
+    }
+
+    /// A request without a credential.
+    pub fn anonymous(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method.parse().unwrap(), format!("{}{path}", self.url))
+    }
+
+    pub fn get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.request("GET", path)
+    }
+
+    /// Uploads bytes and gives the file; `query` is what follows the question mark.
+    pub async fn put(&self, query: &str, content_type: &str, bytes: impl Into<reqwest::Body>) -> Value {
+        let request = self.request("POST", &format!("/v1/files?{query}")).header("content-type", content_type);
+        let response = request.body(bytes).send().await.unwrap();
+        let (status, body) = (response.status().as_u16(), response.text().await.unwrap());
+        assert_eq!(status, 201, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// The whole content of a file.
+    pub async fn content(&self, file: &Value) -> Vec<u8> {
+        let response = self.get(&content_path(file)).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        response.bytes().await.unwrap().to_vec()
+    }
+
+    /// A half-open range of a file's content.
+    pub async fn range(&self, file: &Value, range: std::ops::Range<u64>) -> Vec<u8> {
+        let header = format!("bytes={}-{}", range.start, range.end - 1);
+        let response = self.get(&content_path(file)).header("range", header).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 206);
+        response.bytes().await.unwrap().to_vec()
+    }
+
+    /// The database itself, past the gateway.
+    pub async fn mongo(&self) -> mongodb::Database {
+        mongodb::Client::with_uri_str(mongod::uri()).await.unwrap().database(&self.database)
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let database = self.database.clone();
+        // A runtime of its own: the test's may be ending.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let client = mongodb::Client::with_uri_str(mongod::uri()).await.unwrap();
+                client.database(&database).drop().await.unwrap();
+            });
+        });
+        dropping.join().unwrap();
+    }
+}
+
+/// Where a file's content is.
+pub fn content_path(file: &Value) -> String {
+    format!("/v1/files/{}/content", file["id"].as_str().unwrap())
+}
+
+/// Bytes without a pattern, the same for the same seed.
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}

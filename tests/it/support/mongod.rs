@@ -1,0 +1,29 @@
+//! One mongod for the whole run: the one named by `GRIDGATE_TEST_MONGODB`, else one started here,
+//! which ends and takes its folder with it when the test process ends, however it ends.
+
+use gridgate::mongod::{Mongod, MongodSettings, OnExit};
+use std::sync::OnceLock;
+
+static URI: OnceLock<String> = OnceLock::new();
+
+/// The address of the run's mongod.
+pub fn uri() -> &'static str {
+    URI.get_or_init(|| std::env::var("GRIDGATE_TEST_MONGODB").unwrap_or_else(|_| start()))
+}
+
+/// Starts it on a thread and a runtime that outlive every test's own.
+fn start() -> String {
+    let (tell, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::Builder::new().prefix("gridgate-test-").tempdir().unwrap().keep();
+            let settings = MongodSettings { cache_mib: 512, oplog_mib: 1024 };
+            let mongod = Mongod::start(&settings, &folder, OnExit::RemoveFiles).await.unwrap();
+            tell.send(mongod.uri().to_owned()).unwrap();
+            std::future::pending::<()>().await;
+            drop(mongod);
+        });
+    });
+    hear.recv().expect("the test mongod starts")
+}
