@@ -14,7 +14,7 @@ use crate::files::{Files, Keys};
 use crate::http::{AppState, router, serve};
 use crate::jobs;
 use crate::keyring::{KeyRing, Roots};
-use crate::mongod::{Mongod, OnExit};
+use crate::mongod::{self, Mongod, OnExit};
 use crate::random;
 use crate::secret_file;
 use crate::store::{Store, StoreError};
@@ -51,6 +51,19 @@ impl App {
             }
             (Err(error), None) => Err(error),
         }
+    }
+
+    /// As [`open`](Self::open), but beside a gateway that may be running: its database is used then.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn join(settings: &Settings) -> Result<Self, StartError> {
+        if settings.database.uri.reveal().is_none()
+            && let Some(uri) = mongod::find_running(&settings.data_dir).await?
+        {
+            return Ok(Self { files: open_files(&uri, settings).await?, mongod: None });
+        }
+        Self::open(settings).await
     }
 
     /// Stops the database if it is ours.

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::{self, App, StartError};
 use crate::config::Settings;
-use crate::jobs::sweep;
+use crate::jobs::{fsck, sweep};
 use crate::telemetry;
 
 /// File storage over MongoDB GridFS.
@@ -35,6 +35,12 @@ enum Command {
     InitDb,
     /// Check the settings and say nothing when they are sound.
     CheckConfig,
+    /// Prove that registry, blobs, segments, files and chunks belong together; exit 1 if not.
+    Fsck {
+        /// Print the whole report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Expire, condemn and reap once, and print what was done.
     Sweep,
     /// Ask a running server whether it is ready.
@@ -64,6 +70,7 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
             Command::Serve => app::run(&settings).await.map(|()| ExitCode::SUCCESS),
             Command::InitDb => with_app(&settings, async |_| Ok(ExitCode::SUCCESS)).await,
             Command::CheckConfig => Ok(ExitCode::SUCCESS),
+            Command::Fsck { json } => with_app(&settings, async |app| run_fsck(app, json).await).await,
             Command::Sweep => with_app(&settings, run_sweep).await,
             Command::Healthcheck => app::healthcheck(&settings.server.listen).await.map(|()| ExitCode::SUCCESS),
         }
@@ -77,10 +84,34 @@ async fn with_app(
     settings: &Settings,
     act: impl AsyncFnOnce(&App) -> Result<ExitCode, StartError>,
 ) -> Result<ExitCode, StartError> {
-    let app = App::open(settings).await?;
+    let app = App::join(settings).await?;
     let outcome = act(&app).await;
     app.close().await?;
     outcome
+}
+
+async fn run_fsck(app: &App, as_json: bool) -> Result<ExitCode, StartError> {
+    let report = fsck::fsck(&app.files).await?;
+    if as_json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        let kinds = [
+            ("missing", &report.missing),
+            ("mismatched", &report.mismatched),
+            ("orphans", &report.orphans),
+            ("leaked", &report.leaked),
+        ];
+        for (kind, findings) in kinds {
+            findings
+                .items
+                .iter()
+                .for_each(|finding| println!("{kind}: {} {} {}", finding.place, finding.id, finding.what));
+        }
+        let checked = &report.checked;
+        println!("{} files, {} segments, {} chunks checked", checked.files, checked.segments, checked.chunks);
+        println!("{}", if report.ok { "nothing is wrong" } else { "the store needs attention" });
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn run_sweep(app: &App) -> Result<ExitCode, StartError> {

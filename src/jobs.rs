@@ -1,5 +1,6 @@
 //! Work that no request waits for: run again and again until the server stops.
 
+pub mod fsck;
 pub mod sweep;
 
 use std::time::Duration;

@@ -152,6 +152,23 @@ impl Mongod {
     }
 }
 
+/// The connection string of the mongod that another gateway runs on the files in `data_dir`, if one does.
+///
+/// # Errors
+/// [`MongodError::Files`] when the folder cannot be read.
+pub async fn find_running(data_dir: &Path) -> Result<Option<Zeroizing<String>>, MongodError> {
+    let data_dir = data_dir.to_owned();
+    let (port, credentials) = blocking(move || {
+        let layout = Layout::prepare(&data_dir)?;
+        Ok((layout.remembered_port(), layout.credentials()?))
+    })
+    .await?;
+    let Some(port) = port else { return Ok(None) };
+    let answers = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok();
+    let is_ours = answers && matches!(replica_set::log_in(port, &credentials).await, Ok(Some(_)));
+    Ok(is_ours.then(|| replica_set::uri(port, &credentials)))
+}
+
 impl fmt::Debug for Mongod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mongod").field("port", &self.port).finish_non_exhaustive()

@@ -7,6 +7,7 @@
 pub mod api_keys;
 pub mod audit;
 pub mod blobs;
+pub mod census;
 pub mod chunks;
 pub mod commit;
 pub mod gridfs;

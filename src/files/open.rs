@@ -69,6 +69,14 @@ impl Files {
     /// `damaged` when the manifest does not verify.
     pub async fn open_doc(&self, doc: FileDoc) -> Result<OpenedFile> {
         let segments = self.store.find_segments(doc.blob).await.map_err(|e| e.doing("look the segments up"))?;
+        self.assemble(doc, segments)
+    }
+
+    /// Verifies that segments, by offset, make up the file of a registry document.
+    ///
+    /// # Errors
+    /// `damaged` when they do not.
+    pub fn assemble(&self, doc: FileDoc, segments: Vec<SegmentDoc>) -> Result<OpenedFile> {
         let sha256 = self.digest(&doc)?;
         let plain_len = number(doc.content.size)?;
         let mut lines = Vec::with_capacity(segments.len());

@@ -194,7 +194,7 @@ fn is_unanswered(error: &Error) -> bool {
 }
 
 /// A client of the mongod on `port` with our credentials, or nothing if it refuses them.
-async fn log_in(port: u16, credentials: &Credentials) -> Result<Option<Client>, MongodError> {
+pub(super) async fn log_in(port: u16, credentials: &Credentials) -> Result<Option<Client>, MongodError> {
     loop {
         // A new client each time: the driver holds a refusal against the server for a while.
         let user = connect(port, Some(credentials))?;

@@ -1,0 +1,231 @@
+//! Counting what is there: every collection page by page, for the checker. Changes nothing and
+//! judges nothing.
+
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::blobs::BlobDoc;
+use super::registry::FileDoc;
+use super::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
+use super::segments::SegmentDoc;
+use super::{Id, Store, StoreResult};
+
+/// What the chunks of one GridFS file add up to.
+///
+/// # Units
+/// Bytes of payload.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChunkSums {
+    /// The file's id.
+    #[serde(rename = "_id")]
+    pub files_id: Bson,
+    /// How many chunks.
+    pub count: i64,
+    /// The highest `n`.
+    pub last: i64,
+    /// All payloads.
+    pub total: i64,
+    /// The longest payload.
+    pub longest: i64,
+    /// Each payload times its `n`: tells two wrong lengths that cancel out.
+    pub moment: i64,
+}
+
+impl ChunkSums {
+    /// What the chunks of a sound file add up to.
+    pub fn expected(files_id: Bson, stored_len: i64, chunk_size: i64) -> Self {
+        let count = if stored_len == 0 { 0 } else { (stored_len - 1) / chunk_size + 1 };
+        let last_len = stored_len - (count - 1).max(0) * chunk_size;
+        let full = (count - 1).max(0);
+        Self {
+            files_id,
+            count,
+            last: count - 1,
+            total: stored_len,
+            longest: if full > 0 { chunk_size } else { last_len },
+            moment: full * (full - 1) / 2 * chunk_size + full * last_len,
+        }
+    }
+}
+
+/// A files document as far as the checker needs it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct FilesHead {
+    /// The file's id.
+    #[serde(rename = "_id")]
+    pub files_id: Bson,
+    /// Its length, of whatever type.
+    #[serde(default)]
+    pub length: Option<Bson>,
+    /// Its chunk size, of whatever type.
+    #[serde(default, rename = "chunkSize")]
+    pub chunk_size: Option<Bson>,
+    /// Whether this program wrote it.
+    #[serde(default)]
+    pub ours: bool,
+}
+
+impl Store {
+    async fn page<T: DeserializeOwned + Send + Sync + Unpin>(
+        &self,
+        collection: &str,
+        after: Option<Id>,
+        limit: i64,
+    ) -> StoreResult<Vec<T>> {
+        let filter = after.map_or_else(Document::new, |after| doc! { "_id": { "$gt": after } });
+        let found = self.collection::<T>(collection).find(filter).sort(doc! { "_id": 1 }).limit(limit).await?;
+        Ok(found.try_collect().await?)
+    }
+
+    /// Registry documents of all tenants by id, expired ones included.
+    pub async fn page_files(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<FileDoc>> {
+        self.page(REGISTRY, after, limit).await
+    }
+
+    /// Blobs by id.
+    pub async fn page_blobs(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<BlobDoc>> {
+        self.page(BLOBS, after, limit).await
+    }
+
+    /// Segments by id.
+    pub async fn page_segments(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<SegmentDoc>> {
+        self.page(SEGMENTS, after, limit).await
+    }
+
+    async fn find_in<T: DeserializeOwned + Send + Sync>(
+        &self,
+        collection: &str,
+        filter: Document,
+    ) -> StoreResult<Vec<T>> {
+        Ok(self.collection::<T>(collection).find(filter).await?.try_collect().await?)
+    }
+
+    /// Registry documents by their own ids.
+    pub async fn find_files_by_id(&self, ids: &[Id]) -> StoreResult<Vec<FileDoc>> {
+        self.find_in(REGISTRY, doc! { "_id": { "$in": ids } }).await
+    }
+
+    /// Blobs by id.
+    pub async fn find_blobs(&self, ids: &[Id]) -> StoreResult<Vec<BlobDoc>> {
+        self.find_in(BLOBS, doc! { "_id": { "$in": ids } }).await
+    }
+
+    /// Of these blobs, those that a registry document names.
+    pub async fn find_named(&self, blobs: &[Id]) -> StoreResult<Vec<Id>> {
+        let named = self.documents(REGISTRY).distinct("blob", doc! { "blob": { "$in": blobs } }).await?;
+        Ok(named.iter().filter_map(Bson::as_object_id).collect())
+    }
+
+    /// Segments by id.
+    pub async fn find_segments_by_id(&self, ids: &[Id]) -> StoreResult<Vec<SegmentDoc>> {
+        self.find_in(SEGMENTS, doc! { "_id": { "$in": ids } }).await
+    }
+
+    /// Segments whose bytes lie in these GridFS files of a bucket.
+    pub async fn find_segments_of(&self, bucket: &str, files_ids: &[Bson]) -> StoreResult<Vec<SegmentDoc>> {
+        let either =
+            doc! { "bucket": bucket, "$or": [{ "_id": { "$in": files_ids } }, { "filesId": { "$in": files_ids } }] };
+        self.find_in(SEGMENTS, either).await
+    }
+
+    /// The buckets of the database: every name with a `.files` or a `.chunks` collection.
+    pub async fn list_buckets(&self) -> StoreResult<Vec<String>> {
+        let names = self.meta.list_collection_names().await?;
+        let bucket = |name: &String| name.strip_suffix(".files").or(name.strip_suffix(".chunks")).map(str::to_owned);
+        let mut buckets: Vec<String> = names.iter().filter_map(bucket).collect();
+        buckets.sort();
+        buckets.dedup();
+        Ok(buckets)
+    }
+
+    /// Files documents of a bucket: all, or those of some files.
+    pub async fn scan_files_documents(&self, bucket: &str, files_ids: Option<&[Bson]>) -> StoreResult<FilesScan> {
+        let filter = files_ids.map_or_else(Document::new, |ids| doc! { "_id": { "$in": ids } });
+        let shape =
+            doc! { "length": 1, "chunkSize": 1, "ours": { "$eq": [{ "$type": "$metadata.gridgate" }, "object"] } };
+        Ok(FilesScan(self.collection(&files_of(bucket)).find(filter).projection(shape).await?))
+    }
+
+    /// What the chunks of a bucket add up to, file by file: of all files, or of some.
+    ///
+    /// Reads every chunk document on the server; only the sums come over.
+    pub async fn scan_chunks(&self, bucket: &str, files_ids: Option<&[Bson]>) -> StoreResult<ChunkScan> {
+        let filter = files_ids.map_or_else(Document::new, |ids| doc! { "files_id": { "$in": ids } });
+        let size = doc! { "$cond": [{ "$eq": [{ "$type": "$data" }, "binData"] }, { "$binarySize": "$data" }, -1] };
+        let pipeline = [
+            doc! { "$match": filter },
+            doc! { "$project": { "files_id": 1, "n": { "$toLong": "$n" }, "size": { "$toLong": size } } },
+            doc! { "$group": {
+                "_id": "$files_id",
+                "count": { "$sum": 1_i64 },
+                "last": { "$max": "$n" },
+                "total": { "$sum": "$size" },
+                "longest": { "$max": "$size" },
+                "moment": { "$sum": { "$multiply": ["$n", "$size"] } },
+            } },
+        ];
+        let scan = self.documents(&chunks_of(bucket)).aggregate(pipeline).allow_disk_use(true).await?;
+        Ok(ChunkScan(scan.with_type()))
+    }
+}
+
+/// A running scan of files documents.
+pub struct FilesScan(mongodb::Cursor<FilesHead>);
+
+/// A running scan of chunk sums.
+pub struct ChunkScan(mongodb::Cursor<ChunkSums>);
+
+impl FilesScan {
+    /// The next few; none at the end.
+    pub async fn next(&mut self, limit: usize) -> StoreResult<Vec<FilesHead>> {
+        next(&mut self.0, limit).await
+    }
+}
+
+impl ChunkScan {
+    /// The next few; none at the end.
+    pub async fn next(&mut self, limit: usize) -> StoreResult<Vec<ChunkSums>> {
+        next(&mut self.0, limit).await
+    }
+}
+
+async fn next<T: DeserializeOwned>(cursor: &mut mongodb::Cursor<T>, limit: usize) -> StoreResult<Vec<T>> {
+    let mut found = Vec::with_capacity(limit);
+    while found.len() < limit {
+        match cursor.try_next().await? {
+            Some(item) => found.push(item),
+            None => break,
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ChunkSums;
+    use mongodb::bson::Bson;
+
+    #[test]
+    fn the_expected_sums_are_those_of_full_chunks_and_a_rest() {
+        for (stored_len, chunk_size) in [(0, 10), (1, 10), (9, 10), (10, 10), (11, 10), (35, 10), (40, 10)] {
+            let mut lens = Vec::new();
+            let mut rest: i64 = stored_len;
+            while rest > 0 {
+                lens.push(rest.min(chunk_size));
+                rest -= chunk_size;
+            }
+            let expected = ChunkSums {
+                files_id: Bson::Null,
+                count: lens.len() as i64,
+                last: lens.len() as i64 - 1,
+                total: stored_len,
+                longest: lens.iter().copied().max().unwrap_or(0),
+                moment: lens.iter().enumerate().map(|(n, len)| n as i64 * len).sum(),
+            };
+            assert_eq!(ChunkSums::expected(Bson::Null, stored_len, chunk_size), expected);
+        }
+    }
+}
