@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::{self, App, StartError};
 use crate::config::Settings;
+use crate::files::authenticate::DEFAULT_TENANT;
 use crate::jobs::{fsck, sweep};
 use crate::telemetry;
 
@@ -27,7 +28,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Serve the API (the default).
     Serve,
@@ -40,6 +41,15 @@ enum Command {
         /// Print the whole report as JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Make files of what other programs stored in a GridFS bucket, without copying bytes.
+    Adopt {
+        /// The bucket's name, such as fs.
+        #[arg(long)]
+        bucket: String,
+        /// Whose files they become.
+        #[arg(long, default_value = DEFAULT_TENANT)]
+        tenant: String,
     },
     /// Expire, condemn and reap once, and print what was done.
     Sweep,
@@ -66,11 +76,14 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
     telemetry::start(&settings.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        match cli.command.unwrap_or(Command::Serve) {
+        match cli.command.clone().unwrap_or(Command::Serve) {
             Command::Serve => app::run(&settings).await.map(|()| ExitCode::SUCCESS),
             Command::InitDb => with_app(&settings, async |_| Ok(ExitCode::SUCCESS)).await,
             Command::CheckConfig => Ok(ExitCode::SUCCESS),
             Command::Fsck { json } => with_app(&settings, async |app| run_fsck(app, json).await).await,
+            Command::Adopt { bucket, tenant } => {
+                with_app(&settings, async |app| run_adopt(app, &bucket, &tenant).await).await
+            }
             Command::Sweep => with_app(&settings, run_sweep).await,
             Command::Healthcheck => app::healthcheck(&settings.server.listen).await.map(|()| ExitCode::SUCCESS),
         }
@@ -112,6 +125,12 @@ async fn run_fsck(app: &App, as_json: bool) -> Result<ExitCode, StartError> {
         println!("{}", if report.ok { "nothing is wrong" } else { "the store needs attention" });
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run_adopt(app: &App, bucket: &str, tenant: &str) -> Result<ExitCode, StartError> {
+    let report = app.files.adopt(bucket, tenant).await?;
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn run_sweep(app: &App) -> Result<ExitCode, StartError> {

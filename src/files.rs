@@ -2,6 +2,7 @@
 //! beneath. HTTP is above, MongoDB below.
 
 pub mod access;
+pub mod adopt;
 pub mod authenticate;
 pub mod custom;
 pub mod delete;
@@ -9,6 +10,7 @@ pub mod edit;
 pub mod list;
 pub mod open;
 pub mod options;
+pub mod publish;
 pub mod put;
 
 use std::sync::Arc;

@@ -31,6 +31,9 @@ pub use error::MongodError;
 use layout::{Credentials, Layout};
 use lifeline::{Launch, Running};
 
+/// How long a running mongod may take to accept our credentials.
+const LOG_IN_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long a start may take, a download and the end of an earlier mongod not counted.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often a start is tried when the port or the folder was taken by another in between.
@@ -165,7 +168,8 @@ pub async fn find_running(data_dir: &Path) -> Result<Option<Zeroizing<String>>, 
     .await?;
     let Some(port) = port else { return Ok(None) };
     let answers = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok();
-    let is_ours = answers && matches!(replica_set::log_in(port, &credentials).await, Ok(Some(_)));
+    let log_in = tokio::time::timeout(LOG_IN_LIMIT, replica_set::log_in(port, &credentials));
+    let is_ours = answers && matches!(log_in.await, Ok(Ok(Some(_))));
     Ok(is_ours.then(|| replica_set::uri(port, &credentials)))
 }
 

@@ -33,3 +33,10 @@ pub struct BlobDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condemned_at: Option<DateTime>,
 }
+
+impl BlobDoc {
+    /// Content about to be written.
+    pub fn pending(id: Id, scope: String) -> Self {
+        Self { id, scope, sha256: None, size: 0, state: State::Pending, generation: 0, lease: None, condemned_at: None }
+    }
+}

@@ -60,20 +60,17 @@ impl Store {
     /// # Cancel safety
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
     pub async fn commit(&self, commit: &Commit) -> StoreResult<()> {
-        let small = match &commit.chunks {
-            WrittenChunks::Unsent { documents, .. } => Some(documents.as_slice()),
-            WrittenChunks::Stored { .. } => {
-                self.insert_files_document(&commit.files).await?;
-                None
-            }
-        };
+        if let WrittenChunks::Stored { .. } = commit.chunks {
+            self.insert_files_document(&commit.files).await?;
+        }
         let files = commit.files.to_document()?;
         let mut transaction = Transaction::new(self).await?;
         loop {
             let session = transaction.attempt().await?;
-            let outcome = match small {
-                Some(chunks) => self.publish_small(commit, &files, chunks, session).await,
-                None => self.publish_stored(commit, session).await,
+            let outcome = match &commit.chunks {
+                WrittenChunks::Unsent { documents, .. } => self.publish_small(commit, &files, documents, session).await,
+                WrittenChunks::Adopted => self.publish_new(commit, session).await,
+                WrittenChunks::Stored { .. } => self.publish_stored(commit, session).await,
             };
             if transaction.conclude(outcome).await?.is_some() {
                 return Ok(());
@@ -94,6 +91,11 @@ impl Store {
             collection.insert_many(chunks).session(&mut *session).await?;
         }
         self.documents(&files_of(bucket)).insert_one(files).session(&mut *session).await?;
+        self.publish_new(commit, session).await
+    }
+
+    /// Rows that no reservation made before.
+    async fn publish_new(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
         self.collection::<SegmentDoc>(SEGMENTS).insert_one(&commit.segment).session(&mut *session).await?;
         self.collection::<BlobDoc>(BLOBS).insert_one(&commit.blob).session(&mut *session).await?;
         self.publish(commit, session).await

@@ -52,6 +52,15 @@ pub struct GridFile {
 }
 
 impl GridFile {
+    /// [`from_files_document`](Self::from_files_document) of an owned document.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_document(bucket: &str, document: &Document) -> StoreResult<Self> {
+        let raw = RawDocumentBuf::try_from(document).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        Self::from_files_document(bucket, &raw)
+    }
+
     /// Reads a files document, whoever wrote it: any number type, any chunk size, deprecated fields.
     ///
     /// # Errors
@@ -249,6 +258,18 @@ impl ChunkWriter {
         }
     }
 
+    /// Waits for every insert under way; gives the first that failed.
+    ///
+    /// A writer that is given up **MUST** settle before its rows are released: an insert that arrives
+    /// after them would be an orphan.
+    pub async fn settle(&mut self) -> StoreResult<()> {
+        let mut outcome = Ok(());
+        while !self.in_flight.is_empty() {
+            outcome = outcome.and(self.join_one().await);
+        }
+        outcome
+    }
+
     /// Ends the chunks. All of them are stored with `w: majority`, or none was sent yet and the
     /// commit stores them.
     ///
@@ -260,10 +281,9 @@ impl ChunkWriter {
             let Batch { documents, permits, .. } = self.batch;
             return Ok(WrittenChunks::Unsent { documents, permits });
         }
-        self.send_batch().await?;
-        while !self.in_flight.is_empty() {
-            self.join_one().await?;
-        }
+        let sent = self.send_batch().await;
+        let settled = self.settle().await;
+        sent.and(settled)?;
         let stored = self.chunks.count_documents(doc! { "files_id": self.files_id }).await?;
         if stored != u64::from(self.next_n) {
             return Err(StoreError::Damaged(format!("{stored} of {} chunks are stored", self.next_n)));
@@ -287,6 +307,8 @@ pub enum WrittenChunks {
         /// Their share of the budget, held until the commit is over.
         permits: Vec<OwnedSemaphorePermit>,
     },
+    /// Another program's, files document included.
+    Adopted,
     /// Stored with `w: majority`; their pending rows are kept alive.
     Stored {
         /// Dropped when the commit is over.
@@ -418,6 +440,11 @@ impl Store {
         found.map(|document| GridFile::from_files_document(bucket, &document)).transpose()
     }
 
+    /// The files documents of a bucket, as another program wrote them.
+    pub async fn scan_foreign(&self, bucket: &str) -> StoreResult<ForeignScan> {
+        Ok(ForeignScan(self.collection(&files_of(bucket)).find(doc! {}).await?))
+    }
+
     /// Renames a file for GridFS tools; false when there is none.
     pub async fn rename_grid_file(&self, bucket: &str, files_id: &Bson, filename: &str) -> StoreResult<bool> {
         let files = self.documents(&files_of(bucket));
@@ -446,5 +473,15 @@ impl Store {
             chunks.delete_many(window).await?;
         }
         Ok(deleted == 1)
+    }
+}
+
+/// A running scan of files documents.
+pub struct ForeignScan(mongodb::Cursor<Document>);
+
+impl ForeignScan {
+    /// The next document; none at the end.
+    pub async fn next(&mut self) -> StoreResult<Option<Document>> {
+        Ok(self.0.try_next().await?)
     }
 }

@@ -60,6 +60,11 @@ fn indexes() -> Vec<Index> {
         Index { partial: Some(doc! { "expireAt": { "$type": "date" } }), ..index(REGISTRY, doc! { "expireAt": 1 }) },
         Index { is_ttl: true, ..index(REGISTRY, doc! { "purgeAt": 1 }) },
         index(SEGMENTS, doc! { "blob": 1, "off": 1 }),
+        Index {
+            unique: true,
+            partial: Some(doc! { "filesId": { "$exists": true } }),
+            ..index(SEGMENTS, doc! { "bucket": 1, "filesId": 1 })
+        },
         index(SEGMENTS, doc! { "state": 1, "lease": 1 }),
         index(BLOBS, doc! { "state": 1, "lease": 1 }),
         index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }),

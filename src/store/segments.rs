@@ -14,7 +14,7 @@ use super::schema::{BLOBS, SEGMENTS};
 use super::{Id, Store, StoreError, StoreResult};
 use crate::format::FormatError;
 use crate::format::key_wrap::{WrapMode, WrappedKey};
-use crate::format::segment::{Codec, FORMAT_VERSION};
+use crate::format::segment::{Codec, FORMAT_VERSION, Layout};
 use futures::TryStreamExt;
 
 /// Where a segment or a blob is in its life.
@@ -134,6 +134,33 @@ pub struct SegmentDoc {
 }
 
 impl SegmentDoc {
+    /// A segment about to be written: the whole of its blob, as far as is known yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when a length does not fit the format's `Int32`.
+    pub fn pending(id: Id, blob: Id, bucket: &str, chunk_size: u32, layout: Layout) -> StoreResult<Self> {
+        let number = |n: u32| i32::try_from(n).map_err(|_| StoreError::Damaged("a length does not fit 32 bits".into()));
+        Ok(Self {
+            id,
+            blob,
+            bucket: bucket.to_owned(),
+            files_id: None,
+            off: 0,
+            len: 0,
+            stored_len: 0,
+            chunk_size: number(chunk_size)?,
+            format: FORMAT_VERSION,
+            codec: layout.codec.name().to_owned(),
+            frame_len: number(layout.frame_len)?,
+            seek: binary([]),
+            commit: binary([]),
+            salt: None,
+            enc: None,
+            state: State::Pending,
+            lease: None,
+        })
+    }
+
     /// The GridFS file that holds the bytes.
     ///
     /// # Errors

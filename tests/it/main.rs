@@ -3,4 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod first_way;
+mod fsck;
 mod support;
+mod sweep;

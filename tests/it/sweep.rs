@@ -1,0 +1,131 @@
+//! What nothing names goes away, after the quarantine and not before; what is named stays.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use gridgate::jobs::fsck::fsck;
+use gridgate::jobs::sweep::sweep;
+use mongodb::bson::{Document, doc};
+
+use crate::support::app::{TestApp, noise};
+
+async fn chunks(app: &TestApp) -> u64 {
+    app.mongo().await.collection::<Document>("files.chunks").count_documents(doc! {}).await.unwrap()
+}
+
+async fn delete(app: &TestApp, file: &serde_json::Value) -> u16 {
+    let path = format!("/v1/files/{}", file["id"].as_str().unwrap());
+    app.request("DELETE", &path).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn deleted_bytes_go_after_the_quarantine_and_others_stay() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 60).await;
+    let kept = app.put("name=kept", "application/octet-stream", noise(1_000_000, 1)).await;
+    let before = chunks(&app).await;
+    let gone = app.put("name=gone", "application/octet-stream", noise(2_000_000, 2)).await;
+    assert_eq!(delete(&app, &gone).await, 204);
+    assert_eq!(sweep(&app.app.files).await.unwrap().reaped, 0);
+    assert!(chunks(&app).await > before);
+    app.clock.advance(Duration::from_secs(61));
+    let report = sweep(&app.app.files).await.unwrap();
+    assert_eq!(report.reaped, 1);
+    assert_eq!(chunks(&app).await, before);
+    assert!(app.content(&kept).await == noise(1_000_000, 1));
+    assert!(fsck(&app.app.files).await.unwrap().ok);
+}
+
+#[tokio::test]
+async fn an_expired_file_is_removed_with_an_audit_entry() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    let file = app.put("name=a&retentionDays=1", "application/octet-stream", noise(500_000, 3)).await;
+    assert!(sweep(&app.app.files).await.unwrap().is_empty());
+    app.clock.advance(Duration::from_secs(86_401));
+    let report = sweep(&app.app.files).await.unwrap();
+    assert_eq!((report.expired, report.reaped), (1, 1), "{report:?}");
+    let mongo = app.mongo().await;
+    let id = mongodb::bson::oid::ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
+    let actions = mongo.collection::<Document>("audit").distinct("action", doc! { "file": id }).await.unwrap();
+    assert_eq!(actions.len(), 2, "{actions:?}");
+    assert_eq!(chunks(&app).await, 0);
+}
+
+#[tokio::test]
+async fn an_upload_that_was_cut_leaves_nothing_after_one_sweep() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    let pieces = futures::stream::iter((0..12).map(|i| Ok(noise(1 << 20, i))))
+        .chain(futures::stream::iter([Err(std::io::Error::other("cut"))]));
+    let body = reqwest::Body::wrap_stream(pieces);
+    let sent = app.request("POST", "/v1/files?name=a").body(body).send().await;
+    assert!(sent.is_err() || !sent.unwrap().status().is_success());
+    let mongo = app.mongo().await;
+    let pending = mongo.collection::<Document>("blobs");
+    for _ in 0..100 {
+        let released = doc! { "state": "pending", "lease": mongodb::bson::DateTime::from_millis(0) };
+        if pending.count_documents(released).await.unwrap() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(chunks(&app).await > 0, "the cut came after the first batch");
+    let report = sweep(&app.app.files).await.unwrap();
+    assert_eq!((report.condemned, report.reaped), (1, 1), "{report:?}");
+    assert_eq!(chunks(&app).await, 0);
+    assert!(fsck(&app.app.files).await.unwrap().ok);
+}
+
+#[tokio::test]
+async fn a_writer_that_slept_past_its_lease_cannot_publish() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 3600).await;
+    let (mut tell, hear) = futures::channel::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(16);
+    let request = app.request("POST", "/v1/files?name=a").body(reqwest::Body::wrap_stream(hear));
+    let sent = tokio::spawn(request.send());
+    for i in 0..10 {
+        futures::SinkExt::send(&mut tell, Ok(noise(1 << 20, i))).await.unwrap();
+    }
+    let mongo = app.mongo().await;
+    let blobs = mongo.collection::<Document>("blobs");
+    while blobs.count_documents(doc! { "state": "pending" }).await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // As if the writer had been frozen: its lease ran out before it could renew it.
+    let expired = doc! { "$set": { "lease": mongodb::bson::DateTime::from_millis(0) } };
+    blobs.update_many(doc! {}, expired).await.unwrap();
+    assert_eq!(sweep(&app.app.files).await.unwrap().condemned, 1);
+    drop(tell);
+    let response = sent.await.unwrap().unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    let body: serde_json::Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    assert_eq!(body["retryable"], true);
+    assert_eq!(mongo.collection::<Document>("file_registry").count_documents(doc! {}).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn files_of_other_programs_are_adopted_once_and_served() {
+    let app = TestApp::start().await;
+    let mongo = app.mongo().await;
+    let bytes = noise(2_500, 9);
+    for id in [mongodb::bson::Bson::String("a-name".into()), mongodb::bson::oid::ObjectId::new().into()] {
+        let files = doc! { "_id": id.clone(), "length": 2_500, "chunkSize": 1000.0, "filename": "old.log",
+        "uploadDate": mongodb::bson::DateTime::now() };
+        mongo.collection("fs.files").insert_one(files).await.unwrap();
+        for (n, piece) in bytes.chunks(1000).enumerate() {
+            let data =
+                mongodb::bson::Binary { subtype: mongodb::bson::spec::BinarySubtype::Generic, bytes: piece.to_vec() };
+            let chunk = doc! { "files_id": id.clone(), "n": n as i32, "data": data };
+            mongo.collection("fs.chunks").insert_one(chunk).await.unwrap();
+        }
+    }
+    let report = app.app.files.adopt("fs", "default").await.unwrap();
+    assert_eq!((report.adopted, report.known, report.failures), (2, 0, 0), "{report:?}");
+    let again = app.app.files.adopt("fs", "default").await.unwrap();
+    assert_eq!((again.adopted, again.known), (0, 2), "{again:?}");
+    let listed: serde_json::Value =
+        serde_json::from_str(&app.get("/v1/files").send().await.unwrap().text().await.unwrap()).unwrap();
+    for file in listed["items"].as_array().unwrap() {
+        assert_eq!(file["bucket"], "fs");
+        assert!(app.content(file).await == bytes);
+        assert!(app.range(file, 999..2001).await == bytes[999..2001]);
+    }
+    assert!(fsck(&app.app.files).await.unwrap().ok);
+}
