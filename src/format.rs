@@ -40,7 +40,7 @@ pub enum FormatError {
     Checksum { index: u64 },
     #[error("the frame index is malformed")]
     Index,
-    #[error("the key-wrap record is of an unknown version or mode, or malformed")]
+    #[error("the key-wrap record is of an unknown version or mode, or damaged")]
     WrapRecord,
     #[error("the wrapped key does not open under this key")]
     WrongKey,
@@ -49,3 +49,6 @@ pub enum FormatError {
     #[error("the digest record does not open")]
     Digest,
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,12 @@ use std::cell::RefCell;
 use std::io::{Read, Write};
 
 use flate2::Compression;
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
 
-use super::segment::Codec;
+use super::segment::{Codec, MAX_FRAME_LEN};
 
 thread_local! {
     /// A context costs more to make than a small frame to compress, so each thread keeps its last.
@@ -47,16 +47,26 @@ fn zstd_compressor(level: i32) -> Compressor<'static> {
     compressor
 }
 
-/// Restores one frame of at most `plain_len` bytes; `None` when the frame is damaged or longer.
+/// Restores one frame of exactly `plain_len` bytes; `None` when the stored bytes are anything but
+/// one whole frame of that length.
 pub fn decompress(codec: Codec, stored: &[u8], plain_len: usize) -> Option<Vec<u8>> {
+    if plain_len > MAX_FRAME_LEN as usize {
+        return None;
+    }
     let plain = match codec {
-        Codec::Identity => stored.to_vec(),
-        Codec::Zstd => Decompressor::new().ok()?.decompress(stored, plain_len).ok()?,
+        Codec::Identity => (stored.len() == plain_len).then(|| stored.to_vec())?,
+        Codec::Zstd => {
+            // The library would also take several frames, skippable ones, and no bytes at all.
+            let is_one_frame = stored.starts_with(&ZSTD_MAGIC.to_le_bytes())
+                && find_frame_compressed_size(stored).is_ok_and(|len| len == stored.len());
+            is_one_frame.then(|| Decompressor::new().ok()?.decompress(stored, plain_len).ok())??
+        }
         Codec::Gzip => {
             let mut plain = Vec::with_capacity(plain_len + 1);
-            let limit = u64::try_from(plain_len).ok()?.checked_add(1)?;
-            GzDecoder::new(stored).take(limit).read_to_end(&mut plain).ok()?;
-            plain
+            let mut decoder = GzDecoder::new(stored);
+            // One byte more than announced, so that the member's end, and with it its CRC, is reached.
+            decoder.by_ref().take(plain_len as u64 + 1).read_to_end(&mut plain).ok()?;
+            decoder.into_inner().is_empty().then_some(plain)?
         }
     };
     (plain.len() == plain_len).then_some(plain)
@@ -95,7 +105,7 @@ pub const fn zstd_stored_len(plain_len: usize) -> usize {
 const ZSTD_MAGIC: u32 = 0xFD2F_B528;
 /// Frame header descriptor: content size in 4 bytes, single segment, no checksum.
 const SINGLE_SEGMENT_SIZE_U32: u8 = 0b1010_0000;
-const ZSTD_BLOCK: usize = 128 << 10;
+pub(super) const ZSTD_BLOCK: usize = 128 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -8,9 +8,9 @@ use super::FormatError;
 use super::digest::Sha256Digest;
 
 /// Magic of the index record of an unsealed segment.
-const MAGIC: &[u8; 4] = b"GGI1";
+pub(super) const MAGIC: &[u8; 4] = b"GGI1";
 /// `u32` stored length and `u64` checksum.
-const ENTRY_LEN: usize = 12;
+pub(super) const ENTRY_LEN: usize = 12;
 
 /// One frame as it was stored.
 ///
@@ -46,13 +46,14 @@ impl FrameIndex {
     /// An index over frames that begin at `start` and follow each other.
     ///
     /// # Errors
-    /// [`FormatError::FrameCount`] when the frames are not as many as the length needs.
+    /// [`FormatError::FrameCount`] when the frames are not as many as the length needs;
+    /// [`FormatError::Index`] when they reach past what can be numbered.
     pub fn new(frame_len: u64, plain_len: u64, start: u64, entries: &[FrameEntry]) -> Result<Self, FormatError> {
         let mut offsets = Vec::with_capacity(entries.len() + 1);
         let mut end = start;
         offsets.push(end);
         for entry in entries {
-            end += u64::from(entry.stored_len);
+            end = end.checked_add(entry.stored_len.into()).ok_or(FormatError::Index)?;
             offsets.push(end);
         }
         let checksums = entries.iter().map(|entry| entry.checksum).collect();
@@ -88,7 +89,7 @@ impl FrameIndex {
             return 0..0;
         }
         let frame = |offset: u64| usize::try_from(offset / self.frame_len).unwrap_or(usize::MAX);
-        frame(plain.start)..(frame(plain.end - 1) + 1).min(self.count())
+        frame(plain.start).min(self.count())..frame(plain.end - 1).saturating_add(1).min(self.count())
     }
 
     /// The stored bytes of a frame.
@@ -104,7 +105,7 @@ impl FrameIndex {
     /// The plaintext bytes of a frame.
     pub fn plain(&self, frame: usize) -> Range<u64> {
         let start = frame as u64 * self.frame_len;
-        start..(start + self.frame_len).min(self.plain_len)
+        start..start.saturating_add(self.frame_len).min(self.plain_len)
     }
 
     /// The checksum of a stored frame, where the segment has checksums.

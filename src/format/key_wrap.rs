@@ -119,8 +119,9 @@ pub fn wrap(
 /// Unwraps a data key.
 ///
 /// # Errors
-/// [`FormatError::WrapRecord`] for another version; [`FormatError::WrongKey`] when the key, the
-/// tenant, the segment, the mode or the record is another than at wrapping.
+/// [`FormatError::WrongKey`] when the key, the tenant, the segment, the mode, the name or the salt
+/// is another than at wrapping; [`FormatError::WrapRecord`] for another version, and for a sealed
+/// key that does not open although the wrapping key is the right one: damage, not a wrong key.
 pub fn unwrap(record: &WrappedKey, kek: &Key, binding: WrapBinding<'_>) -> Result<Key, FormatError> {
     if record.v != WRAP_VERSION {
         return Err(FormatError::WrapRecord);
@@ -133,6 +134,6 @@ pub fn unwrap(record: &WrappedKey, kek: &Key, binding: WrapBinding<'_>) -> Resul
     let plain = keys
         .cipher
         .open_in_place(Nonce::assume_unique_for_key(keys.nonce), Aad::empty(), &mut ct)
-        .map_err(|_| FormatError::WrongKey)?;
-    <[u8; 32]>::try_from(&*plain).map(Key::new).map_err(|_| FormatError::WrongKey)
+        .map_err(|_| FormatError::WrapRecord)?;
+    <[u8; 32]>::try_from(&*plain).map(Key::new).map_err(|_| FormatError::WrapRecord)
 }

@@ -28,9 +28,9 @@ pub const TRAILER_MAGIC: &[u8; 4] = b"GGT1";
 /// The sealed trailer's length field and magic.
 pub const TRAILER_SUFFIX_LEN: usize = 8;
 
-const MAGIC: &[u8; 4] = b"GGS1";
-const VERSION: u8 = 1;
-const AES_256_GCM_ID: u8 = 1;
+pub(super) const MAGIC: &[u8; 4] = b"GGS1";
+pub(super) const VERSION: u8 = 1;
+pub(super) const AES_256_GCM_ID: u8 = 1;
 const TRAILER_AAD: &[u8] = b"trailer";
 
 /// The first bytes of a sealed segment.
@@ -55,6 +55,24 @@ impl SegmentHeader {
         header[8..20].copy_from_slice(&self.segment_id);
         header[20..].copy_from_slice(&self.salt);
         header
+    }
+
+    /// Compares the header with its stored form.
+    ///
+    /// # Errors
+    /// [`FormatError::Header`] where magic, version, family, cipher or frame length differ,
+    /// [`FormatError::SegmentId`] and [`FormatError::Commitment`] where the id or the salt does.
+    pub fn check(&self, stored: &[u8; HEADER_LEN]) -> Result<(), FormatError> {
+        let expected = self.encode();
+        if stored[..8] != expected[..8] {
+            Err(FormatError::Header)
+        } else if stored[8..20] != expected[8..20] {
+            Err(FormatError::SegmentId)
+        } else if stored[20..] != expected[20..] {
+            Err(FormatError::Commitment)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use super::FormatError;
 pub const SKIPPABLE_MAGIC: u32 = 0x184D_2A5E;
 /// Magic at the very end of the stored bytes.
 pub const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
-const ENTRY_LEN: usize = 8;
-const FOOTER_LEN: usize = 9;
+pub(super) const SKIPPABLE_HEAD_LEN: usize = 8;
+pub(super) const ENTRY_LEN: usize = 8;
+pub(super) const FOOTER_LEN: usize = 9;
 
 /// One frame's lengths.
 ///
@@ -22,16 +23,21 @@ pub struct SeekEntry {
     pub plain_len: u32,
 }
 
+/// The length of the skippable frame for so many frames.
+pub fn encoded_len(frames: usize) -> usize {
+    SKIPPABLE_HEAD_LEN + frames * ENTRY_LEN + FOOTER_LEN
+}
+
 /// Encodes the skippable frame.
 ///
 /// # Source
 /// zstd seekable format 0.1.0: entries without checksums, all numbers little-endian.
 pub fn encode(entries: &[SeekEntry]) -> Vec<u8> {
-    let content_len = entries.len() * ENTRY_LEN + FOOTER_LEN;
-    let mut table = Vec::with_capacity(8 + content_len);
+    let table_len = encoded_len(entries.len());
+    let mut table = Vec::with_capacity(table_len);
     let le = |n: usize| u32::try_from(n).expect("a segment has fewer than 2^29 frames").to_le_bytes();
     table.extend_from_slice(&SKIPPABLE_MAGIC.to_le_bytes());
-    table.extend_from_slice(&le(content_len));
+    table.extend_from_slice(&le(table_len - SKIPPABLE_HEAD_LEN));
     for entry in entries {
         table.extend_from_slice(&entry.stored_len.to_le_bytes());
         table.extend_from_slice(&entry.plain_len.to_le_bytes());
@@ -47,7 +53,7 @@ pub fn encode(entries: &[SeekEntry]) -> Vec<u8> {
 /// # Errors
 /// [`FormatError::Index`] for anything else.
 pub fn decode(table: &[u8]) -> Result<Vec<SeekEntry>, FormatError> {
-    let (head, rest) = table.split_at_checked(8).ok_or(FormatError::Index)?;
+    let (head, rest) = table.split_at_checked(SKIPPABLE_HEAD_LEN).ok_or(FormatError::Index)?;
     let entries_len = rest.len().checked_sub(FOOTER_LEN).ok_or(FormatError::Index)?;
     let (entries, footer) = rest.split_at(entries_len);
     let le = |bytes: &[u8]| bytes.try_into().map(u32::from_le_bytes).map_err(|_| FormatError::Index);

@@ -3,22 +3,32 @@
 //! [`SegmentEncoder`] makes them, [`SegmentDecoder`] reads them; both work a frame at a time and
 //! hold no frame. Where the bytes go to and come from is the callers' business.
 
-use std::ops::Range;
+mod decoder;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::FormatError;
-use super::compress::{compress, decompress, zstd_store, zstd_stored_len};
+use super::compress::{compress, zstd_store};
 use super::digest::Sha256Digest;
-use super::index::{self, FrameEntry, FrameIndex, frame_count};
-use super::seal::{
-    COMMITMENT_LEN, FRAME_OVERHEAD, FrameKind, HEADER_LEN, SegmentKey, TAG_LEN, TRAILER_MAGIC, TRAILER_SUFFIX_LEN,
-};
+use super::index::{self, FrameEntry};
+use super::seal::{COMMITMENT_LEN, FrameKind, HEADER_LEN, SegmentKey, TRAILER_MAGIC};
 use super::seek_table::{self, SeekEntry};
+pub use decoder::{SegmentDecoder, SegmentFacts};
 
 /// The version of the stored format; every row that describes stored bytes carries it.
 pub const FORMAT_VERSION: i32 = 1;
+/// The longest frame a reader takes: what a row says decides how much memory a frame may need.
+///
+/// # Units
+/// Plaintext bytes.
+pub const MAX_FRAME_LEN: u32 = 16 << 20;
+/// Where the first frame of a sealed segment lies.
+pub(super) const SEALED_HEAD_LEN: usize = HEADER_LEN + COMMITMENT_LEN;
+/// The sealed trailer's fields before its offsets.
+pub(super) const TRAILER_FIELDS_LEN: usize = 44;
+/// One offset in the sealed trailer.
+pub(super) const TRAILER_OFFSET_LEN: usize = 8;
 
 /// How a segment's frames are compressed. The numbers are frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +115,7 @@ pub struct SegmentEnd {
 }
 
 /// A frame that compression shrinks by less than this many percent is stored raw.
-const WORTHWHILE_PERCENT: usize = 3;
+pub(super) const WORTHWHILE_PERCENT: usize = 3;
 
 /// Whether compression of so many bytes to so few is worth its decoding.
 pub fn is_worthwhile(plain_len: usize, compressed_len: usize) -> bool {
@@ -120,7 +130,15 @@ pub struct SegmentEncoder {
 
 impl SegmentEncoder {
     /// An encoder; sealed if there is a key.
+    ///
+    /// # Panics
+    /// When the frame length is not one a reader takes, or not the one the key's header names.
     pub fn new(layout: Layout, key: Option<SegmentKey>) -> Self {
+        assert!((1..=MAX_FRAME_LEN).contains(&layout.frame_len), "no reader takes frames of this length");
+        if let Some(key) = &key {
+            let named = 1_u32.checked_shl(key.header().frame_log2.into());
+            assert_eq!(named, Some(layout.frame_len), "the header names another frame length");
+        }
         Self { layout, key }
     }
 
@@ -177,11 +195,11 @@ impl SegmentEncoder {
             let tail = if self.layout.codec == Codec::Zstd { self.seek_table(entries, plain_len) } else { Vec::new() };
             return SegmentEnd { tail, commitment: index::commitment(&record), record };
         };
-        let mut trailer = Vec::with_capacity(44 + entries.len() * 8);
+        let mut trailer = Vec::with_capacity(TRAILER_FIELDS_LEN + entries.len() * TRAILER_OFFSET_LEN);
         trailer.extend_from_slice(&plain_len.to_be_bytes());
         trailer.extend_from_slice(&narrow(entries.len()).to_be_bytes());
         trailer.extend_from_slice(&sha256.0);
-        let mut offset = (HEADER_LEN + COMMITMENT_LEN) as u64;
+        let mut offset = SEALED_HEAD_LEN as u64;
         for entry in entries {
             trailer.extend_from_slice(&offset.to_be_bytes());
             offset += u64::from(entry.stored_len);
@@ -226,188 +244,6 @@ fn gather(pieces: &[Bytes], len: usize) -> Bytes {
 
 fn narrow(len: usize) -> u32 {
     u32::try_from(len).expect("a frame, a trailer and a frame count fit 32 bits")
-}
-
-/// What is known of a segment before its bytes are read: its row.
-///
-/// # Units
-/// Bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct SegmentFacts<'a> {
-    /// The codec.
-    pub codec: Codec,
-    /// Plaintext bytes of every frame but the last.
-    pub frame_len: u32,
-    /// Plaintext bytes.
-    pub plain_len: u64,
-    /// Stored bytes.
-    pub stored_len: u64,
-    /// The sealed trailer or the frame index.
-    pub record: &'a [u8],
-    /// What the manifest commits to.
-    pub commitment: &'a [u8],
-}
-
-/// Decodes the frames of one segment, in any order.
-pub struct SegmentDecoder {
-    codec: Codec,
-    key: Option<SegmentKey>,
-    index: FrameIndex,
-    sha256: Option<Sha256Digest>,
-}
-
-impl SegmentDecoder {
-    /// Opens a segment: verifies its record before any frame is asked for.
-    ///
-    /// # Errors
-    /// [`FormatError::Commitment`], [`FormatError::Trailer`], [`FormatError::Index`] or
-    /// [`FormatError::FrameCount`] when the row is not the one the writer made.
-    pub fn open(facts: SegmentFacts<'_>, key: Option<SegmentKey>) -> Result<Self, FormatError> {
-        let frame_len = u64::from(facts.frame_len);
-        if frame_len == 0 {
-            return Err(FormatError::Index);
-        }
-        let Some(key) = key else {
-            if index::commitment(facts.record) != facts.commitment {
-                return Err(FormatError::Commitment);
-            }
-            let entries = index::decode(facts.record)?;
-            let index = FrameIndex::new(frame_len, facts.plain_len, 0, &entries)?;
-            if index.stored_span(&(0..index.count())).end > facts.stored_len {
-                return Err(FormatError::Index);
-            }
-            return Ok(Self { codec: facts.codec, key: None, index, sha256: None });
-        };
-        if !key.is_committed_by(facts.commitment) || 1 << key.header().frame_log2 != frame_len {
-            return Err(FormatError::Commitment);
-        }
-        let frames = frame_count(facts.plain_len, frame_len);
-        let trailer = key.open_trailer(facts.record, frames)?;
-        let (index, sha256) = read_trailer(&trailer, &facts, frames)?;
-        Ok(Self { codec: facts.codec, key: Some(key), index, sha256: Some(sha256) })
-    }
-
-    /// Where the frames lie.
-    pub fn index(&self) -> &FrameIndex {
-        &self.index
-    }
-
-    /// The SHA-256 of the segment's plaintext, where a sealed trailer holds it.
-    pub fn sha256(&self) -> Option<Sha256Digest> {
-        self.sha256
-    }
-
-    /// Decodes one stored frame to its plaintext.
-    ///
-    /// # Errors
-    /// [`FormatError::Frame`], [`FormatError::Checksum`] or [`FormatError::FrameLength`] when the
-    /// bytes are not those stored at this place.
-    pub fn decode_frame(&self, frame: usize, stored: Bytes) -> Result<Bytes, FormatError> {
-        let body = self.open_frame(frame, stored)?;
-        let plain_len = self.plain_len(frame);
-        if body.codec == Codec::Identity {
-            return self.expect_len(frame, body.bytes);
-        }
-        let plain = decompress(body.codec, &body.bytes, plain_len);
-        plain.map(Bytes::from).ok_or(FormatError::FrameLength {
-            index: frame as u64,
-            got: 0,
-            expected: plain_len as u64,
-        })
-    }
-
-    /// Gives one stored frame as it can be sent with `Content-Encoding`: authenticated, still
-    /// compressed, a raw frame of a zstd segment wrapped in raw blocks.
-    ///
-    /// # Errors
-    /// As [`decode_frame`](Self::decode_frame).
-    pub fn encoded_frame(&self, frame: usize, stored: Bytes) -> Result<Bytes, FormatError> {
-        let body = self.open_frame(frame, stored)?;
-        if body.codec == Codec::Identity && self.codec == Codec::Zstd {
-            return Ok(zstd_store(&self.expect_len(frame, body.bytes)?).into());
-        }
-        Ok(body.bytes)
-    }
-
-    /// The length of all [`encoded_frame`](Self::encoded_frame)s together.
-    pub fn encoded_len(&self) -> u64 {
-        (0..self.index.count()).map(|frame| self.encoded_frame_len(frame)).sum()
-    }
-
-    fn encoded_frame_len(&self, frame: usize) -> u64 {
-        let stored = span_len(self.index.stored(frame));
-        if self.key.is_none() {
-            return stored;
-        }
-        let (body, plain) = (stored.saturating_sub(FRAME_OVERHEAD as u64), self.plain_len(frame));
-        // Only a raw body is as long as its plaintext: a compressed one is shorter, or gzip.
-        if self.codec == Codec::Zstd && body == plain as u64 { zstd_stored_len(plain) as u64 } else { body }
-    }
-
-    fn open_frame(&self, frame: usize, stored: Bytes) -> Result<TypedBody, FormatError> {
-        let index = frame as u64;
-        let Some(key) = &self.key else {
-            if self.index.checksum(frame) != Some(xxh3_64(&stored)) {
-                return Err(FormatError::Checksum { index });
-            }
-            return Ok(TypedBody { codec: self.codec, bytes: stored });
-        };
-        let kind = if frame + 1 == self.index.count() { FrameKind::Final } else { FrameKind::Data };
-        let opened = key.open_frame(index, kind, &stored)?;
-        let expected = self.plain_len(frame) as u64;
-        if u64::from(opened.plain_len) != expected {
-            return Err(FormatError::FrameLength { index, got: opened.plain_len.into(), expected });
-        }
-        let codec = match opened.codec {
-            0 => Codec::Identity,
-            1 => Codec::Zstd,
-            2 => Codec::Gzip,
-            _ => return Err(FormatError::Frame { index }),
-        };
-        Ok(TypedBody { codec, bytes: opened.body.into() })
-    }
-
-    fn expect_len(&self, frame: usize, plain: Bytes) -> Result<Bytes, FormatError> {
-        let (got, expected) = (plain.len() as u64, self.plain_len(frame) as u64);
-        if got == expected { Ok(plain) } else { Err(FormatError::FrameLength { index: frame as u64, got, expected }) }
-    }
-
-    fn plain_len(&self, frame: usize) -> usize {
-        span_len(self.index.plain(frame)) as usize
-    }
-}
-
-struct TypedBody {
-    codec: Codec,
-    bytes: Bytes,
-}
-
-fn span_len(span: Range<u64>) -> u64 {
-    span.end.saturating_sub(span.start)
-}
-
-/// The trailer's fields: `u64` plaintext length, `u32` frame count, SHA-256, `u64` offsets.
-fn read_trailer(
-    trailer: &[u8],
-    facts: &SegmentFacts<'_>,
-    frames: u64,
-) -> Result<(FrameIndex, Sha256Digest), FormatError> {
-    let (plain_len, rest) = trailer.split_first_chunk::<8>().ok_or(FormatError::Trailer)?;
-    let (count, rest) = rest.split_first_chunk::<4>().ok_or(FormatError::Trailer)?;
-    let (sha256, table) = rest.split_first_chunk::<32>().ok_or(FormatError::Trailer)?;
-    let (offsets, rest) = table.as_chunks::<8>();
-    let count = u64::from(u32::from_be_bytes(*count));
-    if u64::from_be_bytes(*plain_len) != facts.plain_len || !rest.is_empty() {
-        return Err(FormatError::Trailer);
-    }
-    if count != frames || offsets.len() as u64 != frames {
-        return Err(FormatError::FrameCount { got: count, expected: frames });
-    }
-    let tail_len = (trailer.len() + TAG_LEN + TRAILER_SUFFIX_LEN) as u64;
-    let end = facts.stored_len.checked_sub(tail_len).ok_or(FormatError::Trailer)?;
-    let offsets = offsets.iter().map(|offset| u64::from_be_bytes(*offset)).collect();
-    let index = FrameIndex::at(u64::from(facts.frame_len), facts.plain_len, offsets, end)?;
-    Ok((index, Sha256Digest(*sha256)))
 }
 
 #[cfg(test)]
