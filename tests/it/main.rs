@@ -6,3 +6,4 @@ mod first_way;
 mod fsck;
 mod support;
 mod sweep;
+mod tidy;

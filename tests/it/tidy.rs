@@ -1,0 +1,467 @@
+//! Rules of the source tree as tests. Each rule is a function from a text to its offences; its test
+//! runs it over the tree and over a planted offence, so that a rule that sees nothing fails.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may name whom, module by module; `cli`, `app` and `config` put things together.
+const ARROWS: [(&str, &[&str]); 20] = [
+    ("main", &["cli"]),
+    ("cli", &["app", "config", "error", "files", "jobs", "telemetry"]),
+    (
+        "app",
+        &[
+            "clock",
+            "config",
+            "content",
+            "error",
+            "files",
+            "http",
+            "jobs",
+            "keyring",
+            "mongod",
+            "random",
+            "secret",
+            "secret_file",
+            "store",
+            "telemetry",
+        ],
+    ),
+    ("config", &["content", "files", "http", "mongod", "secret", "store", "telemetry"]),
+    ("http", &["clock", "content", "error", "files", "format", "pipeline", "random", "store", "telemetry"]),
+    ("jobs", &["clock", "content", "error", "files", "format", "pipeline", "store", "telemetry"]),
+    ("files", &["clock", "content", "error", "format", "keyring", "pipeline", "random", "store"]),
+    ("content", &["error", "format"]),
+    ("keyring", &["error", "format", "random", "store"]),
+    ("pipeline", &["error", "format"]),
+    ("store", &["clock", "content", "error", "format", "random", "secret"]),
+    ("format", &[]),
+    ("clock", &[]),
+    ("error", &[]),
+    ("mongod", &[]),
+    ("random", &[]),
+    ("secret", &[]),
+    ("secret_file", &[]),
+    ("telemetry", &[]),
+    ("gridgate", &["cli"]),
+];
+
+/// Crates that only some modules may name.
+const CRATES: [(&str, &[&str]); 15] = [
+    ("mongodb", &["store", "mongod"]),
+    ("axum", &["http"]),
+    ("tower_http", &["http"]),
+    ("hyper_util", &["http"]),
+    ("multer", &["http"]),
+    ("clap", &["cli"]),
+    ("infer", &["content"]),
+    ("mime_guess", &["content"]),
+    ("aws_lc_rs", &["format"]),
+    ("zstd", &["format"]),
+    ("flate2", &["format"]),
+    ("xxhash_rust", &["format"]),
+    ("hkdf", &["format"]),
+    ("hmac", &["format"]),
+    ("getrandom", &["random", "mongod"]),
+];
+
+/// What `format` must not name: it is pure.
+const IMPURE: [&str; 8] =
+    ["tokio", "futures", "getrandom", "std::fs", "std::net", "std::time", "std::env", "std::process"];
+
+/// Who reads the system's clock.
+const CLOCK_READERS: [(&str, &str); 4] = [
+    ("src/clock.rs", "the clock itself"),
+    ("src/store/segments.rs", "leases; they are judged by the sweeper's clock, which is a known defect"),
+    ("src/store/gridfs.rs", "`uploadDate`, which nothing here reads"),
+    ("src/mongod/fetch.rs", "the age of folders on disk, in a test"),
+];
+
+const MAX_FILE_LINES: usize = 400;
+const MAX_FUNCTION_LINES: usize = 80;
+
+/// Files that may be longer, how long, and why.
+const LONG_FILES: [(&str, usize, &str); 3] = [
+    ("src/files/put.rs", 520, "a recipe and the documents it fills; the documents move out with the next option"),
+    ("src/store/gridfs.rs", 460, "writer, reader and delete share the specification's arithmetic"),
+    ("src/format/segment.rs", 415, "encoder and decoder stand side by side: each line of one answers one of the other"),
+];
+
+const BANNED_NAMES: [&str; 11] =
+    ["util", "utils", "common", "helper", "helpers", "core", "base", "impls", "manager", "data", "info"];
+const BANNED_AFFIXES: [&str; 3] = ["_service", "_manager", "handle_"];
+
+/// Decisions that are being written elsewhere.
+const AWAITED_DECISIONS: [u32; 1] = [2];
+
+struct SourceFile {
+    /// From the project's folder, with forward slashes.
+    path: String,
+    text: String,
+}
+
+impl SourceFile {
+    fn planted(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    /// The module at the top of the tree that the file belongs to.
+    fn module(&self) -> &str {
+        let inner = self.path.trim_start_matches("src/");
+        inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs")
+    }
+
+    fn is_tests(&self) -> bool {
+        self.path.ends_with("/tests.rs")
+    }
+
+    /// The lines before the tests, none for a file of tests.
+    fn product(&self) -> Vec<&str> {
+        if self.is_tests() {
+            return Vec::new();
+        }
+        self.text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).collect()
+    }
+
+    /// The product's lines with their numbers, without comments.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.product().into_iter().enumerate().map(|(i, line)| (i + 1, line.split("//").next().unwrap_or(line)))
+    }
+
+    fn offence(&self, line: usize, what: &str) -> String {
+        format!("{}:{line}: {what}", self.path)
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+        let is_built = ["target", "node_modules", "data"].contains(&name.as_str()) || name.starts_with(".git");
+        match entry.is_dir() {
+            true if !is_built => walk(&entry, found),
+            true => {}
+            false => found.push(entry),
+        }
+    }
+}
+
+fn files_with(folder: &str, extension: &str) -> Vec<SourceFile> {
+    let mut paths = Vec::new();
+    walk(&root().join(folder), &mut paths);
+    paths.sort();
+    let wanted = paths.into_iter().filter(|path| path.extension().is_some_and(|found| found == extension));
+    let read = |path: PathBuf| SourceFile {
+        path: path.strip_prefix(root()).unwrap().to_string_lossy().into_owned(),
+        text: fs::read_to_string(&path).unwrap(),
+    };
+    let found: Vec<_> = wanted.map(read).collect();
+    assert!(!found.is_empty(), "no .{extension} in {folder}");
+    found
+}
+
+/// Runs a rule over the source and over a text that breaks it.
+fn holds(rule: impl Fn(&SourceFile) -> Vec<String>, planted: SourceFile) {
+    assert!(!rule(&planted).is_empty(), "the rule does not see the planted offence in {}", planted.path);
+    let offences: Vec<String> = files_with("src", "rs").iter().flat_map(rule).collect();
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+/// Whether `name` stands in `code` as a path's first segment: `name::`, not `other_name::`.
+fn names(code: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    code.match_indices(&path).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+    })
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word)
+}
+
+#[test]
+fn every_file_opens_with_its_purpose() {
+    holds(
+        |file| {
+            let opens = ["//!", "#![doc"].iter().any(|mark| file.text.starts_with(mark));
+            let is_named = opens || file.is_tests();
+            if is_named { Vec::new() } else { vec![file.offence(1, "does not open with `//!`")] }
+        },
+        SourceFile::planted("src/a.rs", "use std::fmt;\n"),
+    );
+}
+
+fn wrong_arrows(file: &SourceFile) -> Vec<String> {
+    let module = if file.path == "src/lib.rs" { "gridgate" } else { file.module() };
+    let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == module) else {
+        return vec![file.offence(1, "the module has no row in ARROWS of tests/it/tidy.rs")];
+    };
+    let mut offences = Vec::new();
+    for (number, line) in file.code() {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            let named: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if named.is_empty() {
+                offences.push(file.offence(number, "one `use` a module, so that the arrows can be read"));
+            } else if named != module && !allowed.contains(&named.as_str()) {
+                offences.push(file.offence(number, &format!("{module} must not name {named}")));
+            }
+        }
+    }
+    offences
+}
+
+#[test]
+fn imports_point_one_way() {
+    holds(wrong_arrows, SourceFile::planted("src/format/seal.rs", "//! x\nuse crate::store::Store;\n"));
+    for bad in ["use crate::http::files;", "use crate::{error, http};", "let x = crate::jobs::start;"] {
+        let planted = SourceFile::planted("src/store/chunks.rs", bad);
+        assert_eq!(wrong_arrows(&planted).len(), 1, "{bad}");
+    }
+    assert!(wrong_arrows(&SourceFile::planted("src/store/chunks.rs", "use crate::format::seal;")).is_empty());
+}
+
+#[test]
+fn the_arrows_have_no_cycle() {
+    let arrows: BTreeMap<&str, &[&str]> = ARROWS.into_iter().collect();
+    let mut left: Vec<&str> = arrows.keys().copied().collect();
+    while !left.is_empty() {
+        let before = left.len();
+        let still = left.clone();
+        left.retain(|module| arrows[module].iter().any(|named| still.contains(named)));
+        assert!(left.len() < before, "a cycle among {left:?}");
+    }
+}
+
+#[test]
+fn crates_stay_in_their_modules() {
+    holds(
+        |file| {
+            let module = file.module();
+            let stranger = |line: &str| CRATES.iter().find(|(name, at)| names(line, name) && !at.contains(&module));
+            let found = file.code().filter_map(|(number, line)| Some((number, stranger(line)?.0)));
+            found.map(|(number, name)| file.offence(number, &format!("{module} must not name {name}"))).collect()
+        },
+        SourceFile::planted("src/files/put.rs", "use mongodb::bson::doc;\n"),
+    );
+}
+
+#[test]
+fn http_knows_documents_but_no_database() {
+    holds(
+        |file| {
+            let is_use = |line: &str| {
+                line.contains("crate::store::") && (has_word(line, "Store") || has_word(line, "StoreError"))
+            };
+            let found = file.code().filter(|(_, line)| file.module() == "http" && is_use(line));
+            found.map(|(number, _)| file.offence(number, "http must not name the store itself")).collect()
+        },
+        SourceFile::planted("src/http/view.rs", "use crate::store::{Id, Store};\n"),
+    );
+}
+
+#[test]
+fn format_is_pure() {
+    holds(
+        |file| {
+            let impure = |line: &str| IMPURE.iter().find(|name| names(line, name)).copied();
+            let found = file.code().filter(|_| file.module() == "format");
+            let found = found.filter_map(|(number, line)| Some((number, impure(line)?)));
+            found.map(|(number, name)| file.offence(number, &format!("format must not name {name}"))).collect()
+        },
+        SourceFile::planted("src/format/seal.rs", "use std::time::SystemTime;\n"),
+    );
+}
+
+#[test]
+fn now_comes_from_the_clock() {
+    holds(
+        |file| {
+            let is_allowed = CLOCK_READERS.iter().any(|(path, _)| *path == file.path);
+            let found = file.code().filter(|(_, line)| {
+                !is_allowed && (line.contains("SystemTime::now()") || line.contains("DateTime::now()"))
+            });
+            found.map(|(number, _)| file.offence(number, "reads the system's clock")).collect()
+        },
+        SourceFile::planted("src/files/put.rs", "let now = SystemTime::now();\n"),
+    );
+}
+
+#[test]
+fn names_say_what_a_file_holds() {
+    holds(
+        |file| {
+            let words = file.path.trim_end_matches(".rs").split('/').skip(1);
+            let is_bad = |word: &str| {
+                BANNED_NAMES.contains(&word)
+                    || word == "mod"
+                    || word == "process"
+                    || BANNED_AFFIXES.iter().any(|affix| word.ends_with(affix) || word.starts_with(affix))
+            };
+            words.filter(|word| is_bad(word)).map(|word| file.offence(1, &format!("{word:?} says nothing"))).collect()
+        },
+        SourceFile::planted("src/files/utils.rs", "//! x\n"),
+    );
+}
+
+#[test]
+fn files_fit_in_the_head() {
+    holds(
+        |file| {
+            let lines = file.product().len();
+            let exception = LONG_FILES.iter().find(|(path, ..)| *path == file.path);
+            let limit = exception.map_or(MAX_FILE_LINES, |(_, limit, _)| *limit);
+            if lines <= limit { Vec::new() } else { vec![file.offence(lines, &format!("longer than {limit} lines"))] }
+        },
+        SourceFile::planted("src/a.rs", &"//! x\n".repeat(MAX_FILE_LINES + 1)),
+    );
+    for (path, ..) in LONG_FILES {
+        assert!(root().join(path).exists(), "{path} is gone: so goes its exception");
+    }
+}
+
+/// In formatted code a function ends at the first line that is its own indentation and a brace.
+fn long_functions(file: &SourceFile) -> Vec<String> {
+    let lines = file.product();
+    let mut offences = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let signature = code.split('(').next().unwrap_or_default();
+        if code.starts_with("//") || !signature.split(' ').any(|word| word == "fn") {
+            continue;
+        }
+        let end = format!("{}}}", " ".repeat(line.len() - code.len()));
+        let len = lines[start..].iter().position(|line| *line == end).unwrap_or(0) + 1;
+        if len > MAX_FUNCTION_LINES {
+            offences.push(file.offence(start + 1, &format!("a function of {len} lines")));
+        }
+    }
+    offences
+}
+
+#[test]
+fn functions_fit_on_a_screen() {
+    let body = "    let x = 1;\n".repeat(MAX_FUNCTION_LINES);
+    holds(long_functions, SourceFile::planted("src/a.rs", &format!("//! x\nasync fn long() {{\n{body}}}\n")));
+}
+
+#[test]
+fn nothing_is_left_for_later_in_the_code() {
+    holds(
+        |file| {
+            let marks = ["TODO", "FIXME", "XXX"];
+            let is_left = |line: &str| {
+                marks.iter().any(|mark| has_word(line, mark)) || line.contains("dbg!(") || line.contains("todo!(")
+            };
+            let found = file.text.lines().enumerate().filter(|(_, line)| is_left(line));
+            found.map(|(i, _)| file.offence(i + 1, "is left for later")).collect()
+        },
+        SourceFile::planted("src/a.rs", "//! x\n// TODO: write it\n"),
+    );
+}
+
+#[test]
+fn nothing_is_unwrapped_outside_tests() {
+    holds(
+        |file| {
+            let found = file.code().filter(|(_, line)| line.contains(".unwrap()"));
+            found.map(|(number, _)| file.offence(number, "`.unwrap()`")).collect()
+        },
+        SourceFile::planted("src/a.rs", "//! x\nlet x = y.unwrap();\n"),
+    );
+}
+
+/// The numbers that are doubled or left out, and file names that are not a number and a title.
+fn wrong_numbers(names: &[String], awaited: &[u32]) -> Vec<String> {
+    let mut offences = Vec::new();
+    let mut seen = BTreeMap::new();
+    for name in names {
+        let number = name.split_once('-').filter(|(digits, _)| digits.len() == 4);
+        match number.and_then(|(digits, _)| digits.parse::<u32>().ok()) {
+            None => offences.push(format!("{name} is not NNNN-title.md")),
+            Some(number) => {
+                if let Some(other) = seen.insert(number, name) {
+                    offences.push(format!("{name} and {other} have one number"));
+                }
+            }
+        }
+    }
+    let last = seen.keys().next_back().copied().unwrap_or(0);
+    let gaps = (0..last).filter(|number| !seen.contains_key(number) && !awaited.contains(number));
+    offences.extend(gaps.map(|number| format!("there is no decision {number:04}")));
+    offences
+}
+
+#[test]
+fn decisions_are_numbered_one_by_one() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(wrong_numbers(&names(&["0000-a.md", "0002-b.md"]), &[]).len(), 1);
+    assert_eq!(wrong_numbers(&names(&["0000-a.md", "0000-b.md", "1-c.md"]), &[]).len(), 2);
+    let found: Vec<String> =
+        files_with("docs/decisions", "md").iter().map(|file| file.path.replace("docs/decisions/", "")).collect();
+    let offences = wrong_numbers(&found, &AWAITED_DECISIONS);
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+/// The targets of a document's links that lead nowhere.
+fn dead_links(file: &SourceFile) -> Vec<String> {
+    let folder = root().join(&file.path);
+    let mut offences = Vec::new();
+    let mut is_fenced = false;
+    for (i, line) in file.text.lines().enumerate() {
+        is_fenced ^= line.trim_start().starts_with("```");
+        let targets = line.match_indices("](").map(|(at, _)| &line[at + 2..]);
+        for target in targets.filter(|_| !is_fenced).filter_map(|rest| rest.split(')').next()) {
+            let path = target.split(['#', ' ']).next().unwrap_or_default();
+            let is_elsewhere = path.is_empty() || path.contains(':');
+            if !is_elsewhere && !folder.parent().unwrap().join(path).exists() {
+                offences.push(file.offence(i + 1, &format!("{target} leads nowhere")));
+            }
+        }
+    }
+    offences
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let planted = SourceFile::planted("docs/a.md", "[x](nowhere.md) [y](https://example.org) [z](#here)\n");
+    assert_eq!(dead_links(&planted).len(), 1);
+    let offences: Vec<String> = files_with(".", "md").iter().flat_map(dead_links).collect();
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+/// The settings that no comment explains: above them, or for buckets in the comment above all buckets.
+fn unexplained(settings: &str) -> Vec<String> {
+    let mut offences = Vec::new();
+    let (mut section, mut before, mut buckets) = ("", "", String::new());
+    for line in settings.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+        } else if line.starts_with('#') && buckets.is_empty() && line.starts_with("# Buckets.") {
+            buckets.push_str(line);
+        } else if line.starts_with('#') && !buckets.is_empty() {
+            buckets.push_str(line);
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains(['"', ' '])) {
+            let is_explained =
+                if section.starts_with("buckets.") { has_word(&buckets, key) } else { before.starts_with('#') };
+            if !is_explained {
+                offences.push(format!("{section}.{key} has no comment"));
+            }
+        }
+        before = line;
+    }
+    offences
+}
+
+#[test]
+fn every_setting_is_explained() {
+    assert_eq!(unexplained("# yes\na = 1\nb = 2\n"), [".b has no comment"]);
+    assert_eq!(unexplained("# Buckets. `c` is this.\n[buckets.x]\nc = 1\nd = 2\n"), ["buckets.x.d has no comment"]);
+    let offences = unexplained(gridgate::config::DEFAULTS);
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
