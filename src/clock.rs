@@ -1,4 +1,4 @@
-//! The only source of "now". Tests move it; nothing else reads the system clock for stored times.
+//! The source of "now" for stored times, but for leases and GridFS's `uploadDate`. Tests move it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

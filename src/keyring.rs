@@ -1,6 +1,6 @@
 //! The deployment's keys: key-encryption keys from outside the database, and the roots they wrap.
 //!
-//! Reads no file and no environment (that is `config.rs`), and seals no content (`format`).
+//! Reads no file and no environment (that is `app.rs`), and seals no content (`format`).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Random bytes from the operating system: the only source of salts, keys and ids.
+//! Random bytes from the operating system: the only source of salts, keys and ids. The embedded
+//! mongod draws its own, because it can report that there are none.
 
 /// `N` fresh random bytes.
 ///

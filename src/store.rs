@@ -1,4 +1,4 @@
-//! MongoDB: the only module that names the driver.
+//! MongoDB: the only module that names the driver, but for `mongod`, which starts one.
 //!
 //! [`Store`] holds the two clients and the bucket names; each file beneath holds one collection's
 //! documents and the operations on them. No policy lives here: who may see a file, what is

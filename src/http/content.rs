@@ -1,5 +1,5 @@
-//! /v1/files/{id}/content: the bytes, whole or in part. The only builder of 200, 206, 304 and 412
-//! for content; HEAD is the same way without the bytes.
+//! /v1/files/{id}/content: the bytes, whole or in part. The only builder of 200, 206 and 304 for
+//! content; HEAD is the same way without the bytes and without ranges.
 
 use std::ops::Range;
 use std::time::SystemTime;
