@@ -442,9 +442,7 @@ fn unexplained(settings: &str) -> Vec<String> {
     for line in settings.lines() {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = name;
-        } else if line.starts_with('#') && buckets.is_empty() && line.starts_with("# Buckets.") {
-            buckets.push_str(line);
-        } else if line.starts_with('#') && !buckets.is_empty() {
+        } else if line.starts_with("# Buckets.") || line.starts_with('#') && !buckets.is_empty() {
             buckets.push_str(line);
         } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains(['"', ' '])) {
             let is_explained =
