@@ -4,6 +4,7 @@
 
 mod first_way;
 mod fsck;
+mod gridfs;
 mod support;
 mod sweep;
 mod tidy;

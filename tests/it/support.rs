@@ -2,3 +2,6 @@
 
 pub mod app;
 pub mod mongod;
+pub mod own_mongod;
+pub mod profiler;
+pub mod store;

@@ -27,3 +27,16 @@ fn start() -> String {
     });
     hear.recv().expect("the test mongod starts")
 }
+
+/// Drops a test's database, from a runtime of its own: the test's may be ending.
+pub fn drop_database(name: &str) {
+    let name = name.to_owned();
+    let dropping = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = mongodb::Client::with_uri_str(uri()).await.unwrap();
+            client.database(&name).drop().await.unwrap();
+        });
+    });
+    dropping.join().unwrap();
+}
