@@ -29,6 +29,8 @@ const BATCH_LEN: usize = 8 << 20;
 const BATCHES_IN_FLIGHT: usize = 2;
 /// Chunk bytes asked for at once. A single reply is cut silently at 16 MiB.
 const WINDOW_LEN: u64 = 2 << 20;
+/// Chunks asked for at once, however small they are: the documents around them fill the reply too.
+const WINDOW_CHUNKS: u64 = 4096;
 /// Windows read ahead of the consumer, the one being consumed not counted.
 const WINDOWS_AHEAD: usize = 1;
 /// Chunks removed by one command.
@@ -358,13 +360,10 @@ impl Store {
         span: Range<u64>,
     ) -> impl Stream<Item = StoreResult<Bytes>> + Send + use<> {
         let size = u64::from(file.chunk_size);
-        let chunks = span.start / size..span.end.div_ceil(size);
-        let step = (WINDOW_LEN / size).max(1);
-        let windows: Vec<_> = if span.is_empty() {
-            Vec::new()
-        } else {
-            chunks.clone().step_by(step as usize).map(|start| start..(start + step).min(chunks.end)).collect()
-        };
+        let chunks = if span.is_empty() { 0..0 } else { span.start / size..span.end.div_ceil(size) };
+        let step = (WINDOW_LEN / size).clamp(1, WINDOW_CHUNKS);
+        let (end, starts) = (chunks.end, chunks.step_by(step as usize));
+        let windows = starts.map(move |start| start..start.saturating_add(step).min(end));
         let (store, file) = (self.clone(), Arc::new(file));
         stream::iter(windows)
             .map(move |window| {
@@ -413,6 +412,8 @@ impl Store {
             .projection(doc! { "_id": 0, "n": 1, "data": 1 })
             // A negative limit asks for a single reply: no cursor to lose, and retryable.
             .limit(-(wanted.len() as i64))
+            // The server's own first batch is 101 documents.
+            .batch_size(wanted.end - wanted.start)
             .batch()
             .await?;
         match batches.try_next().await? {

@@ -350,14 +350,10 @@ async fn spans_across_read_windows_give_exactly_their_bytes() {
 #[tokio::test]
 async fn a_file_of_very_many_tiny_chunks_is_read() {
     let test = TestStore::start().await;
-    // More documents than one reply of 16 MiB holds.
-    let bytes = noise(420_000, 15);
+    // More than a server's own first batch of 101, and more than one window.
+    let bytes = noise(20_000, 15);
     let id = Bson::from("tiny");
-    for part in 0..4 {
-        let (from, to) = (part * 105_000, (part + 1) * 105_000);
-        let chunks = bytes[from..to].iter().zip(from as i32..).map(|(byte, n)| chunk(&id, n, &[*byte]));
-        test.chunks().insert_many(chunks).ordered(false).await.unwrap();
-    }
+    test.plant_chunks(&id, 1, &bytes).await;
     let file = GridFile { files_id: id, ..grid_file(new_id(), 1, bytes.len()) };
     assert!(test.read(&file, 0..bytes.len() as u64).await.unwrap() == bytes);
 }
