@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
@@ -349,11 +350,19 @@ async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocume
 impl Store {
     /// Reads stored bytes of a file, in order, as slices of the server's replies.
     ///
-    /// Reads no chunk outside the span and holds no connection while the consumer pauses.
+    /// Reads no chunk outside the span, and no window but the one being consumed and the next;
+    /// holds no connection while the consumer pauses.
     ///
     /// # Errors
     /// The stream ends with [`StoreError::Damaged`] at a chunk that is missing or of a wrong length
     /// even when asked for a second time.
+    ///
+    /// # Cancel safety
+    /// Windows under way when the stream is dropped are read to their end: an abandoned reply
+    /// costs its connection.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn read_chunks(
         &self,
         file: GridFile,
@@ -368,7 +377,11 @@ impl Store {
         stream::iter(windows)
             .map(move |window| {
                 let (store, file, span) = (store.clone(), Arc::clone(&file), span.clone());
-                async move { store.read_window(&file, window, &span).await }
+                // A task of its own takes the reply off the connection while the consumer pauses.
+                let reading = tokio::spawn(async move { store.read_window(&file, window, &span).await });
+                reading.map(|read| {
+                    read.unwrap_or_else(|error| Err(StoreError::Damaged(format!("a read task ended: {error}"))))
+                })
             })
             .buffered(WINDOWS_AHEAD + 1)
             .map_ok(|payloads| stream::iter(payloads.into_iter().map(Ok)))
