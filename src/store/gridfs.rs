@@ -410,12 +410,16 @@ impl Store {
         let number =
             |n: u64| u32::try_from(n).map_err(|_| StoreError::Damaged("a chunk number is out of range".into()));
         let wanted = number(window.start)?..number(window.end)?;
-        if wanted.end > file.chunk_count()? {
+        let count = file.chunk_count()?;
+        if wanted.end > count {
             return Err(StoreError::Damaged(format!("the file ends before chunk {}", wanted.end)));
         }
+        // One more than wanted: a chunk after the last or a second one at a place would come too.
+        let end = if wanted.end == count { i64::from(count) + 1 } else { i64::from(wanted.end) };
+        let limit = wanted.end - wanted.start + 1;
         let filter = doc! {
             "files_id": file.files_id.clone(),
-            "n": { "$gte": i64::from(wanted.start), "$lt": i64::from(wanted.end) },
+            "n": { "$gte": i64::from(wanted.start), "$lt": end },
         };
         let mut batches = self
             .data
@@ -424,9 +428,9 @@ impl Store {
             .sort(doc! { "n": 1 })
             .projection(doc! { "_id": 0, "n": 1, "data": 1 })
             // A negative limit asks for a single reply: no cursor to lose, and retryable.
-            .limit(-(wanted.len() as i64))
+            .limit(-i64::from(limit))
             // The server's own first batch is 101 documents.
-            .batch_size(wanted.end - wanted.start)
+            .batch_size(limit)
             .batch()
             .await?;
         match batches.try_next().await? {
