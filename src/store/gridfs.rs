@@ -485,7 +485,10 @@ impl Store {
         {
             let n = first.get("n").cloned().unwrap_or(Bson::Null);
             let window = match n.as_i64().or_else(|| n.as_i32().map(i64::from)) {
-                Some(n) => doc! { "files_id": files_id.clone(), "n": { "$gte": n, "$lt": n + DELETE_WINDOW } },
+                Some(n) => {
+                    let last = n.saturating_add(DELETE_WINDOW - 1);
+                    doc! { "files_id": files_id.clone(), "n": { "$gte": n, "$lte": last } }
+                }
                 None => doc! { "_id": first.get("_id").cloned() },
             };
             chunks.delete_many(window).await?;
