@@ -73,11 +73,11 @@ impl GridFile {
         let odd = |name: &str| StoreError::Damaged(format!("a files document has an unusable {name}"));
         let number = |name: &str| field(name).and_then(whole_number).ok_or_else(|| odd(name));
         let files_id = field("_id").and_then(|id| Bson::try_from(id).ok()).ok_or_else(|| odd("_id"))?;
-        let chunk_size = u32::try_from(number("chunkSize")?).ok().filter(|size| *size > 0);
+        let chunk_size = i32::try_from(number("chunkSize")?).ok().filter(|size| *size > 0);
         Ok(Self {
             bucket: bucket.to_owned(),
             files_id,
-            chunk_size: chunk_size.ok_or_else(|| odd("chunkSize"))?,
+            chunk_size: chunk_size.ok_or_else(|| odd("chunkSize"))?.unsigned_abs(),
             stored_len: u64::try_from(number("length")?).map_err(|_| odd("length"))?,
         })
     }
