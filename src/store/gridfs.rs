@@ -42,7 +42,7 @@ const INSERT_TRIES: u32 = 5;
 const INSERT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One stored GridFS file, as its reader needs it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GridFile {
     /// The bucket.
     pub bucket: String,
@@ -439,16 +439,22 @@ impl Store {
         }
     }
 
-    /// Inserts the files document: from now on any GridFS tool sees the file.
+    /// Inserts the files document: from now on any GridFS tool sees the file. A repeated insert of
+    /// the same file is a success.
     ///
     /// # Errors
-    /// [`StoreError::Duplicate`] never: a repeated insert of the same document is a success.
+    /// [`StoreError::Duplicate`] when another file has the id.
     pub async fn insert_files_document(&self, files: &FilesDocument) -> StoreResult<()> {
         let collection = self.documents(&files_of(&files.file.bucket));
-        match collection.insert_one(files.to_document()?).await.map_err(StoreError::from) {
-            Ok(_) | Err(StoreError::Duplicate(_)) => Ok(()),
-            Err(error) => Err(error),
+        let Err(error) = collection.insert_one(files.to_document()?).await else { return Ok(()) };
+        let error = StoreError::from(error);
+        if matches!(error, StoreError::Duplicate(_)) {
+            let there = self.find_grid_file(&files.file.bucket, &files.file.files_id).await?;
+            if there.as_ref() == Some(&files.file) {
+                return Ok(());
+            }
         }
+        Err(error)
     }
 
     /// Finds a file by its id.
