@@ -15,7 +15,7 @@ use futures::FutureExt;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::error::ErrorKind;
+use mongodb::error::{ErrorKind, IndexedWriteError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -337,14 +337,20 @@ async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch) -> Stor
 
 async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {
     let Err(error) = chunks.insert_many(documents).ordered(false).await else { return Ok(()) };
-    if let ErrorKind::InsertMany(many) = error.kind.as_ref()
-        && many.write_concern_error.is_none()
-        && let Some(errors) = &many.write_errors
-        && errors.iter().all(|write| write.code == DUPLICATE_KEY && write.message.contains("index: _id_ "))
-    {
-        return Ok(());
+    let ErrorKind::InsertMany(many) = error.kind.as_ref() else { return Err(error.into()) };
+    let refused = many.write_errors.as_deref().unwrap_or_default();
+    match &many.write_concern_error {
+        _ if !refused.iter().all(is_own_chunk) => Err(error.into()),
+        // Done, but perhaps not by a majority: the outcome is unknown.
+        Some(_) => Err(StoreError::Unavailable(error)),
+        None if refused.is_empty() => Err(error.into()),
+        None => Ok(()),
     }
-    Err(error.into())
+}
+
+/// Whether a chunk was refused because an earlier try of its own attempt had stored it.
+fn is_own_chunk(error: &IndexedWriteError) -> bool {
+    error.code == DUPLICATE_KEY && error.message.contains("index: _id_ ")
 }
 
 impl Store {

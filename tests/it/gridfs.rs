@@ -152,8 +152,8 @@ async fn inserts_whose_outcome_is_unknown_are_repeated_with_the_same_ids() {
             doc! { "writeConcernError": { "code": 64, "errmsg": "timed out" } },
         ),
         (
-            "was done, but the primary stepped down",
-            doc! { "writeConcernError": { "code": 189, "errmsg": "stepped down" } },
+            "was done, but could not reach a majority",
+            doc! { "writeConcernError": { "code": 100, "errmsg": "too few members" } },
         ),
         ("was cut off", doc! { "closeConnection": true }),
         ("was refused for a moment", doc! { "errorCode": 11_602 }),
