@@ -5,6 +5,7 @@
 mod first_way;
 mod fsck;
 mod gridfs;
+mod ranges;
 mod support;
 mod sweep;
 mod tidy;

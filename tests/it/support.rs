@@ -1,7 +1,9 @@
 //! What the tests share: one mongod for the whole run, a fresh database a test, clients by role.
 
 pub mod app;
+pub mod model;
 pub mod mongod;
 pub mod own_mongod;
 pub mod profiler;
 pub mod store;
+pub mod wire;

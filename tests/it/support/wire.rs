@@ -1,0 +1,86 @@
+//! HTTP by hand, for what a well-behaved client never sends.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Longer than any answer may take here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One connection on which requests are written byte by byte.
+pub struct Wire {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+/// An answer as it came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+impl Wire {
+    /// Connects to a `http://` address.
+    pub async fn connect(url: &str) -> Self {
+        let address = url.strip_prefix("http://").unwrap();
+        Self { stream: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// The next answer with a body of an announced length; none when the peer closed instead.
+    pub async fn answer(&mut self) -> Option<Answer> {
+        let head_len = loop {
+            if let Some(at) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.fill().await {
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.read.drain(..head_len).collect()).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers: Vec<(String, String)> = lines
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
+        while self.read.len() < len {
+            if !self.fill().await {
+                break;
+            }
+        }
+        answer.body = self.read.drain(..len.min(self.read.len())).collect();
+        Some(answer)
+    }
+
+    /// Whether the peer closes without another byte.
+    pub async fn is_closed(&mut self) -> bool {
+        self.read.is_empty() && !self.fill().await
+    }
+
+    async fn fill(&mut self) -> bool {
+        let mut piece = [0; 16 << 10];
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut piece)).await.expect("an answer in time");
+        let len = read.unwrap_or(0);
+        self.read.extend_from_slice(&piece[..len]);
+        len > 0
+    }
+}
