@@ -105,6 +105,7 @@ fn problem(error: &Error, id: &RequestId) -> Response {
         && let Ok(value) = HeaderValue::from_str(&super::ranges::unsatisfied_range(len))
     {
         headers.insert(http::header::CONTENT_RANGE, value);
+        headers.insert(http::header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
     response
 }
