@@ -6,6 +6,9 @@ use super::FormatError;
 use super::digest::Sha256Digest;
 use super::key::{Key, equal, length_prefix};
 
+/// The message's first bytes.
+pub(super) const MAGIC: &[u8; 4] = b"GGM1";
+
 /// How a segment's bytes are protected, as the manifest records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
@@ -56,7 +59,7 @@ impl Manifest<'_> {
     pub fn mac(&self, root: &Key) -> [u8; 32] {
         let tenant = self.tenant.as_bytes();
         let mut message = Vec::with_capacity(96 + self.segments.len() * 53);
-        message.extend_from_slice(b"GGM1");
+        message.extend_from_slice(MAGIC);
         for field in [tenant, self.file_id.as_slice()] {
             message.extend_from_slice(&length_prefix(field));
             message.extend_from_slice(field);

@@ -14,6 +14,8 @@ use super::digest::Sha256Digest;
 use super::index::{self, FrameEntry};
 use super::seal::{COMMITMENT_LEN, FrameKind, HEADER_LEN, SegmentKey, TRAILER_MAGIC};
 use super::seek_table::{self, SeekEntry};
+#[cfg(test)]
+pub(super) use decoder::BODY_SLACK;
 pub use decoder::{SegmentDecoder, SegmentFacts};
 
 /// The version of the stored format; every row that describes stored bytes carries it.

@@ -1,6 +1,6 @@
 //! Tests of the format as a whole: hostile input, frozen vectors, the document, the reference.
 
-//DOC mod document;
+mod document;
 mod hostile;
 mod made;
 mod make_vectors;

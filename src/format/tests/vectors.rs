@@ -39,7 +39,7 @@ fn name_of(error: FormatError) -> &'static str {
 }
 
 /// Every name above: each needs a vector that provokes it.
-const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 13] = [
     "Header",
     "SegmentId",
     "Commitment",
