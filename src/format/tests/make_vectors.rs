@@ -83,7 +83,9 @@ fn make_vectors() {
     bad_stored_bytes();
     bad_sealed_rows();
     forgeries();
-    bad_plain_segments();
+    bad_identity_segments();
+    bad_seek_tables();
+    bad_compressed_frames();
     wrapped_keys();
     manifests();
     digests();
@@ -296,23 +298,26 @@ fn forgeries() {
     });
 }
 
-fn bad_plain_segments() {
+fn save_unsealed(codec: Codec, name: &str, expect: &str, note: &str, change: &dyn Fn(&mut Made)) {
     let plain = text(600);
-    let changed = |codec: Codec, name: &str, expect, note, change: &dyn Fn(&mut Made)| {
-        let mut made = Made::new(codec, None, 256, &plain);
-        change(&mut made);
-        let name = format!("bad-{}-{name}", codec.name());
-        write_segment(&name, expect, note, &made.row, &plain, &made.stored());
-    };
-    let commit = |row: &mut Row| row.commitment = index::commitment(&row.record).to_vec();
+    let mut made = Made::new(codec, None, 256, &plain);
+    change(&mut made);
+    write_segment(&format!("bad-{}-{name}", codec.name()), expect, note, &made.row, &plain, &made.stored());
+}
+
+fn commit(row: &mut Row) {
+    row.commitment = index::commitment(&row.record).to_vec();
+}
+
+fn bad_identity_segments() {
     let identity = |name: &str, expect, note, change: &dyn Fn(&mut Made)| {
-        changed(Codec::Identity, name, expect, note, change);
+        save_unsealed(Codec::Identity, name, expect, note, change);
     };
     for codec in Codec::ALL {
-        changed(codec, "frame-flipped", "Checksum", "bit 0 of the last byte of frame 1 flipped", &|made| {
+        save_unsealed(codec, "frame-flipped", "Checksum", "bit 0 of the last byte of frame 1 flipped", &|made| {
             *made.frames[1].last_mut().expect("not empty") ^= 1;
         });
-        changed(codec, "dropped-frame", "Checksum", "frame 1 is missing", &|made| drop(made.frames.remove(1)));
+        save_unsealed(codec, "dropped-frame", "Checksum", "frame 1 is missing", &|made| drop(made.frames.remove(1)));
     }
     identity("swapped-frames", "Checksum", "frames 0 and 1 change places", &|made| made.frames.swap(0, 1));
     identity("truncated", "Checksum", "the last byte is missing", &|made| made.frames[2].truncate(87));
@@ -357,7 +362,11 @@ fn bad_plain_segments() {
     identity("row-codec", "Index", "the row names zstd, which would have a seek table", &|made| {
         made.row.codec = Codec::Zstd;
     });
-    let zstd = |name: &str, expect, note, change: &dyn Fn(&mut Made)| changed(Codec::Zstd, name, expect, note, change);
+}
+
+fn bad_seek_tables() {
+    let zstd =
+        |name: &str, expect, note, change: &dyn Fn(&mut Made)| save_unsealed(Codec::Zstd, name, expect, note, change);
     zstd("seek-table-count", "Index", "the seek table counts a frame more", &|made| {
         let at = made.tail.len() - 9;
         made.tail[at] += 1;
@@ -368,9 +377,13 @@ fn bad_plain_segments() {
         *made.tail.last_mut().expect("not empty") ^= 1;
     });
     zstd("seek-table-missing", "Index", "the seek table is missing", &|made| made.tail.clear());
+}
+
+fn bad_compressed_frames() {
+    let plain = text(600);
     // The record and its commitment made anew, as a writer with a defect would.
     let replaced = |codec: Codec, name: &str, note, body: Vec<u8>| {
-        changed(codec, name, "FrameLength", note, &|made| {
+        save_unsealed(codec, name, "FrameLength", note, &|made| {
             made.frames[1] = body.clone();
             let entry = |frame: &Vec<u8>| FrameEntry {
                 stored_len: u32::try_from(frame.len()).expect("short"),
