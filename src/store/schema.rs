@@ -127,22 +127,39 @@ impl Store {
             create.extend(uncompressed);
             tolerate_existing(self.meta.run_command(create).await)?;
         }
-        let by_name = model(doc! { "filename": 1, "uploadDate": 1 }, IndexOptions::default());
-        self.documents(&files_of(bucket)).create_index(by_name).await?;
+        let by_name = doc! { "filename": 1, "uploadDate": 1 };
+        if self.find_indexes(&files_of(bucket), &by_name).await?.is_empty() {
+            self.documents(&files_of(bucket)).create_index(model(by_name, IndexOptions::default())).await?;
+        }
         self.ensure_unique_chunk_index(bucket).await
     }
 
-    async fn ensure_unique_chunk_index(&self, bucket: &str) -> StoreResult<()> {
-        let chunks = self.documents(&chunks_of(bucket));
-        let keys = doc! { "files_id": 1, "n": 1 };
-        let existing: Vec<IndexModel> = chunks.list_indexes().await?.try_collect().await?;
-        let Some(found) = existing.into_iter().find(|index| same_keys(&index.keys, &keys)) else {
-            let unique = IndexOptions::builder().unique(true).build();
-            chunks.create_index(model(keys, unique)).await?;
-            return Ok(());
+    /// The indexes on these keys, whatever their name.
+    async fn find_indexes(&self, collection: &str, keys: &Document) -> StoreResult<Vec<IndexOptions>> {
+        let indexes = match self.documents(collection).list_indexes().await {
+            Err(error) if super::server_code(&error) == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
+            indexes => indexes?,
         };
-        if found.options.and_then(|options| options.unique) == Some(true) {
+        let indexes: Vec<IndexModel> = indexes.try_collect().await?;
+        let found = indexes.into_iter().filter(|index| same_keys(&index.keys, keys));
+        Ok(found.map(|index| index.options.unwrap_or_default()).collect())
+    }
+
+    async fn ensure_unique_chunk_index(&self, bucket: &str) -> StoreResult<()> {
+        let keys = doc! { "files_id": 1, "n": 1 };
+        let found = self.find_indexes(&chunks_of(bucket), &keys).await?;
+        let is_whole = |index: &IndexOptions| index.partial_filter_expression.is_none();
+        if found.iter().any(|index| is_whole(index) && index.unique == Some(true)) {
             return Ok(());
+        }
+        if found.is_empty() {
+            let unique = IndexOptions::builder().unique(true).build();
+            self.documents(&chunks_of(bucket)).create_index(model(keys, unique)).await?;
+            return Ok(());
+        }
+        if !found.iter().all(is_whole) {
+            let message = format!("the chunk index of bucket {bucket} is a partial one; drop it, and it is made anew");
+            return Err(StoreError::Unfit(message));
         }
         tracing::warn!(bucket, "the chunk index is not unique; making it so");
         for change in ["prepareUnique", "unique"] {
@@ -169,6 +186,8 @@ fn same_keys(a: &Document, b: &Document) -> bool {
     plain(a) == plain(b)
 }
 
+/// NamespaceNotFound.
+const NAMESPACE_NOT_FOUND: i32 = 26;
 /// NamespaceExists.
 const NAMESPACE_EXISTS: i32 = 48;
 
