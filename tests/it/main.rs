@@ -10,3 +10,4 @@ mod ranges;
 mod support;
 mod sweep;
 mod tidy;
+mod tamper;

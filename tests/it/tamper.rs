@@ -1,0 +1,487 @@
+//! A writer in the database: whatever is changed past the gateway, a download gives the bytes that
+//! were uploaded or fails. A range in frames that were not touched is still exact.
+
+use futures::TryStreamExt;
+use gridgate::format::digest::Sha256Digest;
+use gridgate::store::api_keys::ApiKeyDoc;
+use gridgate::store::segments::binary;
+use gridgate::store::{Bson, DateTime, Document, Id, doc, new_id};
+use mongodb::bson::Binary;
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::{Collection, Database};
+use serde_json::Value;
+
+use crate::support::app::{TestApp, content_path, noise};
+
+const CHUNK: usize = 255 << 10;
+/// Every form in which a file's bytes are stored.
+const FORMS: [&str; 5] = [
+    "encrypt=false&compress=none",
+    "encrypt=true&compress=none",
+    "encrypt=false&compress=zstd",
+    "encrypt=true&compress=zstd",
+    "encrypt=false&compress=gzip",
+];
+
+/// A stored file whose documents can be changed and put back.
+struct Victim<'a> {
+    app: &'a TestApp,
+    db: Database,
+    file: Value,
+    bytes: Vec<u8>,
+    row: Document,
+    registry: Document,
+    chunks: Vec<Document>,
+}
+
+/// What a download gave.
+struct Answer {
+    status: u16,
+    bytes: Vec<u8>,
+    has_ended: bool,
+}
+
+impl<'a> Victim<'a> {
+    /// Uploads a file of ten chunks or so, compressible to about a half.
+    async fn upload(app: &'a TestApp, form: &str, seed: u64) -> Self {
+        let len = if form.contains("compress=none") { 9 * CHUNK + 77 } else { 18 * CHUNK + 77 };
+        let bytes: Vec<u8> = if form.contains("compress=none") {
+            noise(len, seed)
+        } else {
+            noise(len / 2 + 1, seed)
+                .iter()
+                .flat_map(|b| [b"0123456789abcdef"[usize::from(b >> 4)], b"0123456789abcdef"[usize::from(b & 15)]])
+                .collect()
+        };
+        let file = app.put(&format!("name=a.bin&{form}"), "application/x-noise", bytes.clone()).await;
+        let db = app.mongo().await;
+        let id = Id::parse_str(file["id"].as_str().unwrap()).unwrap();
+        let registry = one(&db, "file_registry", doc! { "file": id }).await;
+        let row = one(&db, "segments", doc! { "blob": registry.get_object_id("blob").unwrap() }).await;
+        let of_file = doc! { "files_id": row.get_object_id("_id").unwrap() };
+        let chunks = db.collection("files.chunks").find(of_file).sort(doc! { "n": 1 }).await.unwrap();
+        Self { app, db, file, bytes, row, registry, chunks: chunks.try_collect().await.unwrap() }
+    }
+
+    fn documents(&self, name: &str) -> Collection<Document> {
+        self.db.collection(name)
+    }
+
+    fn segment(&self) -> Id {
+        self.row.get_object_id("_id").unwrap()
+    }
+
+    async fn set_data(&self, n: i32, data: Vec<u8>) {
+        let at = doc! { "files_id": self.segment(), "n": n };
+        let data = Binary { subtype: BinarySubtype::Generic, bytes: data };
+        let update = doc! { "$set": { "data": data } };
+        assert_eq!(self.documents("files.chunks").update_one(at, update).await.unwrap().matched_count, 1);
+    }
+
+    fn data(&self, n: usize) -> Vec<u8> {
+        self.chunks[n].get_binary_generic("data").unwrap().clone()
+    }
+
+    async fn update(&self, collection: &str, id: Id, update: Document) {
+        let outcome = self.documents(collection).update_one(doc! { "_id": id }, update).await.unwrap();
+        assert_eq!(outcome.modified_count, 1, "the change changes something");
+    }
+
+    /// Puts the chunks back as they were.
+    async fn restore_chunks(&self) {
+        let chunks = self.documents("files.chunks");
+        chunks.delete_many(doc! { "files_id": self.segment() }).await.unwrap();
+        chunks.insert_many(&self.chunks).await.unwrap();
+    }
+
+    /// Puts the row and the registry document back as they were.
+    async fn restore(&self) {
+        for (collection, document) in [("segments", &self.row), ("file_registry", &self.registry)] {
+            let id = doc! { "_id": document.get("_id").unwrap() };
+            self.documents(collection).replace_one(id, document).upsert(true).await.unwrap();
+        }
+    }
+
+    async fn get(&self, range: Option<(usize, usize)>) -> Answer {
+        let mut request = self.app.get(&content_path(&self.file));
+        if let Some((start, end)) = range {
+            request = request.header("range", format!("bytes={start}-{}", end - 1));
+        }
+        let mut response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        if status >= 400 {
+            let kind = response.headers()["content-type"].to_str().unwrap();
+            assert_eq!(kind, "application/problem+json");
+        }
+        let mut bytes = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+                outcome => return Answer { status, bytes, has_ended: outcome.is_ok() },
+            }
+        }
+    }
+
+    /// A whole download fails closed; gives whether it failed before the first byte.
+    async fn assert_refused(&self, what: &str) -> bool {
+        let answer = self.get(None).await;
+        if answer.status >= 500 {
+            return true;
+        }
+        assert_eq!(answer.status, 200, "{what}");
+        assert!(!answer.has_ended, "{what}: a damaged file ended cleanly");
+        assert!(answer.bytes.len() < self.bytes.len(), "{what}: all bytes came");
+        assert!(self.bytes.starts_with(&answer.bytes), "{what}: a wrong byte was given out");
+        false
+    }
+
+    /// A range is exact or fails closed; gives whether it was exact.
+    async fn is_exact(&self, start: usize, end: usize, what: &str) -> bool {
+        let answer = self.get(Some((start, end))).await;
+        let expected = &self.bytes[start..end];
+        if answer.status == 206 && answer.has_ended {
+            assert!(answer.bytes == expected, "{what}: a wrong byte in {start}..{end}");
+            return true;
+        }
+        assert!(answer.status >= 500 || expected.starts_with(&answer.bytes), "{what}: a wrong byte in {start}..{end}");
+        false
+    }
+
+    /// Ranges through the whole file: each is exact or refused. Gives how many were of how many.
+    async fn exact_ranges(&self, what: &str) -> (usize, usize) {
+        let last = self.bytes.len() - 70;
+        let starts: Vec<_> = (0..last).step_by(CHUNK / 2).chain([last]).collect();
+        let mut exact = 0;
+        for start in &starts {
+            exact += usize::from(self.is_exact(*start, start + 70, what).await);
+        }
+        (exact, starts.len())
+    }
+}
+
+#[tokio::test]
+async fn tampered_chunks_never_give_a_wrong_byte_and_leave_the_other_frames_readable() {
+    let app = TestApp::start().await;
+    for form in FORMS {
+        let victim = Victim::upload(&app, form, 1).await;
+        let other = Victim::upload(&app, form, 2).await;
+        let last = victim.chunks.len() - 1;
+        assert!(last >= 8, "{form}: {last}");
+        for tamper in [
+            "flip at 100 of the first",
+            "flip",
+            "flip in the last",
+            "swap",
+            "swap the first two",
+            "drop",
+            "drop the last",
+            "repeat",
+            "shorten",
+            "shorten the last",
+            "lengthen",
+            "zero",
+            "empty",
+            "take another file's",
+            "renumber",
+        ] {
+            let what = format!("{form}: {tamper}");
+            match tamper {
+                "flip at 100 of the first" => victim.set_data(0, flipped(victim.data(0), 100)).await,
+                "flip" => victim.set_data(4, flipped(victim.data(4), CHUNK / 2)).await,
+                // Near its start: what ends a segment (a trailer, a seek table) is not read.
+                "flip in the last" => victim.set_data(last as i32, flipped(victim.data(last), 0)).await,
+                "swap" => {
+                    victim.set_data(4, victim.data(5)).await;
+                    victim.set_data(5, victim.data(4)).await;
+                }
+                "swap the first two" => {
+                    victim.set_data(0, victim.data(1)).await;
+                    victim.set_data(1, victim.data(0)).await;
+                }
+                "drop" => remove_chunk(&victim, 4).await,
+                "drop the last" => remove_chunk(&victim, last as i32).await,
+                "repeat" => victim.set_data(4, victim.data(3)).await,
+                "shorten" => victim.set_data(4, victim.data(4)[..CHUNK - 1].to_vec()).await,
+                "shorten the last" => victim.set_data(last as i32, victim.data(last)[1..].to_vec()).await,
+                "lengthen" => victim.set_data(4, [victim.data(4), vec![0]].concat()).await,
+                "zero" => victim.set_data(4, vec![0; CHUNK]).await,
+                "empty" => victim.set_data(4, Vec::new()).await,
+                "take another file's" => victim.set_data(4, other.data(4)).await,
+                _ => {
+                    let at = doc! { "files_id": victim.segment(), "n": 4 };
+                    let update = doc! { "$set": { "n": 4000 } };
+                    victim.documents("files.chunks").update_one(at, update).await.unwrap();
+                }
+            }
+            let is_at_start = tamper.contains("first");
+            assert_eq!(victim.assert_refused(&what).await, is_at_start, "{what}: refused before the first byte");
+            let (exact, all) = victim.exact_ranges(&what).await;
+            assert!(exact < all, "{what}: no range met the damage");
+            assert!(exact * 4 >= all * 3, "{what}: {exact} of {all} ranges were read");
+            assert!(victim.is_exact(victim.bytes.len() / 4, victim.bytes.len() / 4 + 9000, &what).await, "{what}");
+            victim.restore_chunks().await;
+        }
+        assert!(app.content(&victim.file).await == victim.bytes, "{form}: restored");
+        assert!(app.content(&other.file).await == other.bytes, "{form}: the other");
+    }
+}
+
+#[tokio::test]
+async fn two_files_that_exchange_all_their_chunks_are_both_refused() {
+    let app = TestApp::start().await;
+    for form in FORMS {
+        let (a, b) = (Victim::upload(&app, form, 3).await, Victim::upload(&app, form, 4).await);
+        for (victim, other) in [(&a, &b), (&b, &a)] {
+            for n in 0..victim.chunks.len().min(other.chunks.len()) {
+                victim.set_data(n as i32, other.data(n)).await;
+            }
+        }
+        assert!(a.assert_refused(form).await && b.assert_refused(form).await);
+        assert_eq!(a.exact_ranges(form).await.0, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_extra_chunk_is_refused_where_the_end_is_read() {
+    let app = TestApp::start().await;
+    let victim = Victim::upload(&app, FORMS[0], 5).await;
+    let mut extra = victim.chunks[0].clone();
+    extra.insert("_id", new_id());
+    extra.insert("n", victim.chunks.len() as i32);
+    victim.documents("files.chunks").insert_one(extra).await.unwrap();
+    assert!(!victim.assert_refused("an extra chunk").await);
+    assert!(victim.is_exact(0, 1000, "an extra chunk").await);
+}
+
+#[tokio::test]
+async fn a_tampered_segment_row_is_refused_and_never_gives_a_wrong_byte() {
+    let app = TestApp::start().await;
+    for form in FORMS {
+        let victim = Victim::upload(&app, form, 6).await;
+        let other = Victim::upload(&app, form, 7).await;
+        let is_sealed = form.contains("encrypt=true");
+        let row = &victim.row;
+        let (len, stored) = (row.get_i64("len").unwrap(), row.get_i64("storedLen").unwrap());
+        let (chunk_size, frame_len) = (row.get_i32("chunkSize").unwrap(), row.get_i32("frameLen").unwrap());
+        let seek = row.get_binary_generic("seek").unwrap();
+        let of_other = |field: &str| doc! { field: other.row.get(field).unwrap().clone() };
+        let mut changes: Vec<Document> = vec![
+            doc! { "seek": binary(flipped(seek.clone(), seek.len() / 2)) },
+            doc! { "seek": binary(seek[..seek.len() - 12].to_vec()) },
+            doc! { "seek": binary([]) },
+            doc! { "seek": "text" },
+            of_other("seek"),
+            of_other("commit"),
+            doc! { "seek": other.row.get("seek").unwrap().clone(), "commit": other.row.get("commit").unwrap().clone() },
+            doc! { "commit": binary(flipped(row.get_binary_generic("commit").unwrap().clone(), 31)) },
+            doc! { "commit": binary([]) },
+            doc! { "salt": binary(vec![7; 32]) },
+            doc! { "salt": binary([]) },
+            doc! { "off": 1_i64 },
+            doc! { "off": -1_i64 },
+            doc! { "frameLen": frame_len * 2 },
+            doc! { "frameLen": frame_len / 2 },
+            doc! { "frameLen": frame_len - 1024 },
+            doc! { "frameLen": frame_len + 1 },
+            doc! { "frameLen": 0 },
+            doc! { "frameLen": -frame_len },
+            doc! { "frameLen": i32::MIN },
+            doc! { "frameLen": i32::MAX },
+            doc! { "format": 2 },
+            doc! { "format": 0 },
+            doc! { "state": "condemned" },
+            doc! { "state": "none" },
+            doc! { "bucket": "images" },
+            doc! { "filesId": other.segment() },
+            doc! { "blob": other.row.get("blob").unwrap().clone() },
+        ];
+        changes.extend([0, 1, len - 1, len + 1, -1, i64::MAX, i64::MIN].map(|len| doc! { "len": len }));
+        changes.extend([0, stored - 1, stored + 1, -1, 1 << 62, i64::MAX].map(|len| doc! { "storedLen": len }));
+        changes.extend(
+            [1, 1000, chunk_size - 1, chunk_size + 1, 0, -1, i32::MIN, i32::MAX].map(|size| doc! { "chunkSize": size }),
+        );
+        changes.push(doc! { "storedLen": i64::MAX, "chunkSize": 1 });
+        changes.push(doc! { "codec": "brotli" });
+        let mut updates: Vec<_> = changes.into_iter().map(|fields| doc! { "$set": fields }).collect();
+        if is_sealed {
+            updates.push(doc! { "$unset": { "enc": "", "salt": "" } });
+            updates.push(doc! { "$unset": { "enc": "" } });
+            updates.push(doc! { "$unset": { "salt": "" } });
+            updates.push(doc! { "$set": of_other("enc") });
+            updates.push(doc! { "$set": { "enc": other.row.get("enc").unwrap().clone(), "salt": other.row.get("salt").unwrap().clone() } });
+            for (field, value) in
+                [("mode", Bson::from("ssec")), ("mode", "none".into()), ("kid", "none".into()), ("v", 2.into())]
+            {
+                updates.push(doc! { "$set": { format!("enc.{field}"): value } });
+            }
+            for field in ["salt", "commit", "ct"] {
+                let value = row.get_document("enc").unwrap().get_binary_generic(field).unwrap().clone();
+                updates.push(doc! { "$set": { format!("enc.{field}"): binary(flipped(value, 5)) } });
+                updates.push(doc! { "$set": { format!("enc.{field}"): binary([]) } });
+            }
+        } else {
+            let sealed = Victim::upload(&app, FORMS[1], 8).await;
+            updates.push(doc! { "$set": { "enc": sealed.row.get("enc").unwrap().clone(), "salt": sealed.row.get("salt").unwrap().clone() } });
+        }
+        for update in updates {
+            let what = format!("{form}: {update}");
+            victim.update("segments", victim.segment(), update).await;
+            victim.assert_refused(&what).await;
+            victim.exact_ranges_of_a_few(&what).await;
+            victim.restore().await;
+        }
+        victim.documents("segments").delete_one(doc! { "_id": victim.segment() }).await.unwrap();
+        assert!(victim.assert_refused(&format!("{form}: no row")).await);
+        victim.restore().await;
+        assert!(app.content(&victim.file).await == victim.bytes, "{form}: restored");
+    }
+}
+
+#[tokio::test]
+async fn another_codec_in_the_row_is_refused_or_means_the_same_bytes() {
+    let app = TestApp::start().await;
+    for form in FORMS {
+        let victim = Victim::upload(&app, form, 9).await;
+        let own = victim.row.get_str("codec").unwrap().to_owned();
+        for codec in ["identity", "zstd", "gzip"].into_iter().filter(|codec| *codec != own) {
+            let what = format!("{form} as {codec}");
+            victim.update("segments", victim.segment(), doc! { "$set": { "codec": codec } }).await;
+            let answer = victim.get(None).await;
+            // A sealed frame names its own codec; only its family is bound into the key.
+            let is_family = form.contains("encrypt=true") && codec != "gzip";
+            assert_eq!(answer.has_ended && answer.status == 200, is_family, "{what}");
+            assert!(answer.status >= 500 || victim.bytes.starts_with(&answer.bytes), "{what}");
+            victim.restore().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tampered_registry_document_is_refused() {
+    let app = TestApp::start().await;
+    for form in FORMS {
+        let (victim, other) = (Victim::upload(&app, form, 10).await, Victim::upload(&app, form, 11).await);
+        let content =
+            |document: &Document, field: &str| document.get_document("content").unwrap().get(field).unwrap().clone();
+        let flip = |field: &str| {
+            let value = victim.registry.get_document("content").unwrap().get_binary_generic(field).unwrap().clone();
+            binary(flipped(value, 3))
+        };
+        let size = victim.bytes.len() as i64;
+        let changes = [
+            doc! { "content.size": size - 1 },
+            doc! { "content.size": size + 1 },
+            doc! { "content.size": 0_i64 },
+            doc! { "content.size": -1_i64 },
+            doc! { "content.size": i64::MAX },
+            doc! { "content.digest": flip("digest") },
+            doc! { "content.digest": binary([]) },
+            doc! { "content.digest": content(&other.registry, "digest") },
+            doc! { "content.mac": flip("mac") },
+            doc! { "content.mac": binary([]) },
+            doc! { "content.mac": content(&other.registry, "mac") },
+            doc! { "version": 2_i64 },
+            doc! { "version": -1_i64 },
+            doc! { "blob": other.registry.get("blob").unwrap().clone() },
+            doc! { "blob": new_id() },
+            doc! { "blob": other.registry.get("blob").unwrap().clone(), "content": other.registry.get("content").unwrap().clone() },
+        ];
+        let id = victim.registry.get_object_id("_id").unwrap();
+        for change in changes {
+            let what = format!("{form}: {change}");
+            victim.update("file_registry", id, doc! { "$set": change }).await;
+            assert!(victim.assert_refused(&what).await, "{what}: some bytes came");
+            victim.restore().await;
+        }
+        assert!(app.content(&victim.file).await == victim.bytes, "{form}: restored");
+    }
+}
+
+#[tokio::test]
+async fn a_file_moved_to_another_tenant_or_id_is_readable_for_nobody() {
+    let app = TestApp::start().await;
+    let key = "gg_key_of_the_other_tenant_0123456789";
+    let stored = ApiKeyDoc {
+        id: "other".to_owned(),
+        hash: binary(Sha256Digest::of(key.as_bytes()).0),
+        tenant: "other".to_owned(),
+        scopes: vec!["admin".to_owned()],
+        name: "the other tenant's".to_owned(),
+        created_at: DateTime::now(),
+        expires_at: None,
+    };
+    app.app.files.store.put_api_key(&stored).await.unwrap();
+    for form in FORMS {
+        let victim = Victim::upload(&app, form, 12).await;
+        let id = victim.registry.get_object_id("_id").unwrap();
+        victim.update("file_registry", id, doc! { "$set": { "tenant": "other" } }).await;
+        assert_eq!(victim.get(None).await.status, 404, "{form}");
+        let theirs = app.anonymous("GET", &content_path(&victim.file)).bearer_auth(key).send().await.unwrap();
+        assert_eq!(theirs.status().as_u16(), 500, "{form}");
+        victim.restore().await;
+        let moved = new_id();
+        victim.update("file_registry", id, doc! { "$set": { "file": moved } }).await;
+        let there = app.get(&format!("/v1/files/{moved}/content")).send().await.unwrap();
+        assert_eq!(there.status().as_u16(), 500, "{form}");
+    }
+}
+
+#[tokio::test]
+async fn two_blobs_that_exchange_their_segments_are_both_refused() {
+    let app = TestApp::start().await;
+    for form in FORMS {
+        let (a, b) = (Victim::upload(&app, form, 13).await, Victim::upload(&app, form, 14).await);
+        a.update("segments", a.segment(), doc! { "$set": { "blob": b.row.get("blob").unwrap().clone() } }).await;
+        b.update("segments", b.segment(), doc! { "$set": { "blob": a.row.get("blob").unwrap().clone() } }).await;
+        assert!(a.assert_refused(form).await && b.assert_refused(form).await);
+        // A segment more, which is not the file's.
+        a.restore().await;
+        assert!(a.assert_refused(form).await, "{form}: two segments");
+        b.restore().await;
+        assert!(app.content(&a.file).await == a.bytes && app.content(&b.file).await == b.bytes);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_file_with_a_tampered_row_is_refused() {
+    let app = TestApp::start().await;
+    for query in ["encrypt=false&compress=none", "encrypt=true", "encrypt=false&compress=zstd"] {
+        let file = app.put(&format!("name=a.bin&{query}"), "application/x-noise", "").await;
+        assert_eq!(app.content(&file).await, b"");
+        let db = app.mongo().await;
+        let id = Id::parse_str(file["id"].as_str().unwrap()).unwrap();
+        let registry = one(&db, "file_registry", doc! { "file": id }).await;
+        for change in [doc! { "len": 5_i64 }, doc! { "commit": binary([0; 32]) }] {
+            let segment = doc! { "blob": registry.get_object_id("blob").unwrap() };
+            let row = one(&db, "segments", segment.clone()).await;
+            let segments = db.collection::<Document>("segments");
+            segments.update_one(segment.clone(), doc! { "$set": change }).await.unwrap();
+            assert_eq!(app.get(&content_path(&file)).send().await.unwrap().status().as_u16(), 500, "{query}");
+            segments.replace_one(segment, row).await.unwrap();
+        }
+    }
+}
+
+impl Victim<'_> {
+    /// A few ranges, where there are many changes to try: each is exact or refused.
+    async fn exact_ranges_of_a_few(&self, what: &str) {
+        let len = self.bytes.len();
+        for (start, end) in [(0, 10), (len / 2, len / 2 + 5000), (len - 10, len)] {
+            self.is_exact(start, end, what).await;
+        }
+    }
+}
+
+async fn remove_chunk(victim: &Victim<'_>, n: i32) {
+    let at = doc! { "files_id": victim.segment(), "n": n };
+    assert_eq!(victim.documents("files.chunks").delete_one(at).await.unwrap().deleted_count, 1);
+}
+
+async fn one(db: &Database, collection: &str, filter: Document) -> Document {
+    db.collection(collection).find_one(filter).await.unwrap().unwrap()
+}
+
+fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
+    bytes[at] ^= 1;
+    bytes
+}
