@@ -15,7 +15,7 @@ use futures::FutureExt;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::error::{ErrorKind, IndexedWriteError};
+use mongodb::error::{ErrorKind, IndexedWriteError, WriteFailure};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -321,18 +321,23 @@ pub enum WrittenChunks {
 
 /// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
 async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch) -> StoreResult<()> {
+    repeat("chunks", || insert_once(chunks, &batch.documents)).await
+}
+
+/// Repeats an insert whose outcome is unknown; it **MUST** be a success if it was done before.
+async fn repeat<F: Future<Output = StoreResult<()>>>(what: &str, insert: impl Fn() -> F) -> StoreResult<()> {
     let mut pause = INSERT_PAUSE;
     for _ in 1..INSERT_TRIES {
-        match insert_once(chunks, &batch.documents).await {
+        match insert().await {
             Err(error) if error.is_transient() => {
-                tracing::warn!(error = %error, "repeating an insert of chunks");
+                tracing::warn!(error = %error, what, "repeating an insert");
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
             outcome => return outcome,
         }
     }
-    insert_once(chunks, &batch.documents).await
+    insert().await
 }
 
 async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {
@@ -451,16 +456,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::Duplicate`] when another file has the id.
     pub async fn insert_files_document(&self, files: &FilesDocument) -> StoreResult<()> {
-        let collection = self.documents(&files_of(&files.file.bucket));
-        let Err(error) = collection.insert_one(files.to_document()?).await else { return Ok(()) };
-        let error = StoreError::from(error);
-        if matches!(error, StoreError::Duplicate(_)) {
-            let there = self.find_grid_file(&files.file.bucket, &files.file.files_id).await?;
-            if there.as_ref() == Some(&files.file) {
-                return Ok(());
-            }
+        let document = files.to_document()?;
+        repeat("a files document", || self.insert_files_once(&files.file, &document)).await
+    }
+
+    async fn insert_files_once(&self, file: &GridFile, document: &Document) -> StoreResult<()> {
+        let collection = self.documents(&files_of(&file.bucket));
+        let Err(error) = collection.insert_one(document).await else { return Ok(()) };
+        if matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteConcernError(_))) {
+            return Err(StoreError::Unavailable(error));
         }
-        Err(error)
+        let StoreError::Duplicate(error) = StoreError::from(error.clone()) else { return Err(error.into()) };
+        match self.find_grid_file(&file.bucket, &file.files_id).await? {
+            Some(there) if there == *file => Ok(()),
+            Some(_) => Err(StoreError::Duplicate(error)),
+            // Stored by an earlier try, but not by a majority yet.
+            None => Err(StoreError::Unavailable(error)),
+        }
     }
 
     /// Finds a file by its id.

