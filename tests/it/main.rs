@@ -8,6 +8,7 @@ mod first_way;
 mod fsck;
 mod gridfs;
 mod ranges;
+mod interop;
 mod support;
 mod sweep;
 mod tidy;

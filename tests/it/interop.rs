@@ -1,0 +1,148 @@
+//! Other people's programs on the same bytes: PyMongo's GridFS, stock `zstd` and `gzip`.
+//!
+//! Where a program is missing, its test says so and passes; with `CI` set it fails.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use gridgate::format::digest::Sha256Digest;
+use gridgate::store::gridfs::GridFile;
+use gridgate::store::{Bson, Document, doc};
+use serde_json::Value;
+
+use crate::support::app::{TestApp, noise};
+use crate::support::mongod;
+use crate::support::store::{BUCKET, TestStore};
+
+const CHUNK: usize = 255 << 10;
+const READ: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/read.py");
+const WRITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/write.py");
+
+#[tokio::test]
+async fn pymongo_reads_lists_and_seeks_in_what_is_stored_without_coding() {
+    let Some(python) = python() else { return };
+    let app = TestApp::start().await;
+    let db = app.mongo().await;
+    let mut stored = Vec::new();
+    for len in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 7, 9 << 20] {
+        let (name, bytes) = (format!("größe {len}.bin"), noise(len, len as u64));
+        let encoded = name.replace(' ', "%20").replace('ö', "%C3%B6").replace('ß', "%C3%9F");
+        app.put(&format!("name={encoded}&encrypt=false&compress=none"), "application/x-noise", bytes.clone()).await;
+        let files = db.collection::<Document>("files.files");
+        let document = files.find_one(doc! { "filename": &name }).await.unwrap().unwrap();
+        stored.push((document, name, bytes));
+    }
+    let ids = stored.iter().map(|(document, ..)| document.get_object_id("_id").unwrap().to_hex());
+    let arguments = [READ, db.name(), BUCKET].map(str::to_owned);
+    let read = run(Command::new(python).args(arguments).args(ids), b"");
+    let lines: Vec<Value> = read.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), stored.len());
+    for (seen, (document, name, bytes)) in lines.iter().zip(stored) {
+        let sha256 = Sha256Digest::of(&bytes).to_string();
+        assert_eq!(seen["sha256"], sha256, "{name}");
+        assert_eq!(seen["byName"], sha256, "{name} by name");
+        assert_eq!(seen["length"], bytes.len());
+        assert_eq!(seen["chunkSize"], document.get_i32("chunkSize").unwrap());
+        assert_eq!((seen["filename"].as_str(), seen["listed"].as_str()), (Some(name.as_str()), Some(name.as_str())));
+    }
+}
+
+#[tokio::test]
+async fn what_pymongo_wrote_is_read_whole_and_by_range() {
+    let Some(python) = python() else { return };
+    let test = TestStore::start().await;
+    for (len, chunk_size) in [(0, 0), (1, 0), (CHUNK, 0), (3 * CHUNK + 5, 0), (1000, 1000), (350_001, 1000)] {
+        let (id, bytes) = (format!("id {len} {chunk_size}"), noise(len, 9));
+        let chunk_size = chunk_size.to_string();
+        let arguments = [WRITE, test.db.name(), BUCKET, &id, &chunk_size];
+        run(Command::new(&python).args(arguments), &bytes);
+        let file = test.store.find_grid_file(BUCKET, &Bson::from(id.clone())).await.unwrap().unwrap();
+        assert_eq!(file.stored_len, len as u64);
+        assert!(test.read(&file, 0..len as u64).await.unwrap() == bytes, "{id}");
+        let (start, end) = (len / 3, len / 3 * 2);
+        assert!(test.read(&file, start as u64..end as u64).await.unwrap() == bytes[start..end], "{id}");
+    }
+}
+
+#[tokio::test]
+async fn stock_zstd_and_gzip_restore_the_stored_bytes() {
+    let app = TestApp::start().await;
+    let db = app.mongo().await;
+    let text: Vec<u8> =
+        (0..60_000).flat_map(|line| format!("line {line} of a log, {}\n", line * 7919).into_bytes()).collect();
+    // Frames of noise in between are stored raw.
+    let mixed = [&text[..1 << 20], &noise(600_000, 10), &text[1 << 20..]].concat();
+    for (codec, program) in [("zstd", "zstd"), ("gzip", "gzip")] {
+        if !is_there(program) {
+            continue;
+        }
+        for (number, plain) in [Vec::new(), b"a".to_vec(), text.clone(), mixed.clone()].into_iter().enumerate() {
+            let name = format!("{number}.{codec}");
+            app.put(&format!("name={name}&encrypt=false&compress={codec}"), "text/plain", plain.clone()).await;
+            let files = db.collection::<Document>("documents.files");
+            let in_documents = files.find_one(doc! { "filename": &name }).await.unwrap();
+            let (bucket, found) = match in_documents {
+                Some(found) => ("documents", found),
+                None => {
+                    let files = db.collection::<Document>("files.files");
+                    ("files", files.find_one(doc! { "filename": &name }).await.unwrap().unwrap())
+                }
+            };
+            let store = &app.app.files.store;
+            let file: GridFile = store.find_grid_file(bucket, found.get("_id").unwrap()).await.unwrap().unwrap();
+            let pieces = store.read_chunks(file.clone(), 0..file.stored_len);
+            let stored = futures::TryStreamExt::try_collect::<Vec<_>>(pieces).await.unwrap().concat();
+            assert_eq!(stored.len() as u64, file.stored_len);
+            if plain == text {
+                assert!(stored.len() * 2 < plain.len(), "{codec} compresses");
+            }
+            let restored = run_bytes(Command::new(program).args(["-d", "-c", "-q"]), &stored).stdout;
+            assert!(restored == plain, "{name} of {} bytes", plain.len());
+        }
+    }
+}
+
+/// A Python that has PyMongo.
+fn python() -> Option<String> {
+    let named = std::env::var("GRIDGATE_TEST_PYTHON").ok().filter(|named| !named.is_empty());
+    let python = named.unwrap_or_else(|| "python3".to_owned());
+    let import = Command::new(&python).args(["-c", "import gridfs"]).stderr(Stdio::null()).status();
+    if import.is_ok_and(|status| status.success()) {
+        return Some(python);
+    }
+    missing(&format!("{python} with PyMongo (pip install pymongo; GRIDGATE_TEST_PYTHON names the interpreter)"));
+    None
+}
+
+fn is_there(program: &str) -> bool {
+    let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let is_there = version.is_ok_and(|status| status.success());
+    if !is_there {
+        missing(program);
+    }
+    is_there
+}
+
+/// Fails where everything must be there.
+fn missing(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what} is missing");
+    eprintln!("not tested: {what} is missing");
+}
+
+fn run(command: &mut Command, input: &[u8]) -> String {
+    String::from_utf8(run_bytes(command, input).stdout).unwrap()
+}
+
+fn run_bytes(command: &mut Command, input: &[u8]) -> Output {
+    let piped =
+        command.env("MONGODB_URI", mongod::uri()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // From a thread: the program may answer before it has read all.
+    let writing = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    writing.join().unwrap().unwrap();
+    output
+}
