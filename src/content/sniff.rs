@@ -42,7 +42,35 @@ pub fn sniff(head: &[u8], declared: Option<&str>, name: &str) -> Sniffed {
 const UNDECLARED: [&str; 3] = ["application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream"];
 
 fn recognise(head: &[u8]) -> Option<&'static str> {
+    if is_svg(head) {
+        return Some("image/svg+xml");
+    }
     infer::get(head).map(|found| found.mime_type()).filter(|found| *found != "application/octet-stream")
+}
+
+/// Whether the first element is `svg`, after whatever XML allows before it: an image type that can
+/// hold scripts is never taken for another one.
+fn is_svg(head: &[u8]) -> bool {
+    let mut rest = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    loop {
+        rest = rest.trim_ascii_start();
+        let (opening, closing): (&[u8], &[u8]) = match rest {
+            [b'<', b'!', b'-', b'-', ..] => (b"<!--", b"-->"),
+            [b'<', b'?', ..] => (b"<?", b"?>"),
+            // A document type may hold declarations of its own.
+            [b'<', b'!', ..] if rest.iter().find(|byte| b"[>".contains(byte)) == Some(&b'[') => (b"<!", b"]>"),
+            [b'<', b'!', ..] => (b"<!", b">"),
+            _ => break,
+        };
+        let inner = &rest[opening.len()..];
+        let Some(end) = inner.windows(closing.len()).position(|window| window == closing) else { return false };
+        rest = &inner[end + closing.len()..];
+    }
+    let Some(element) = rest.strip_prefix(b"<") else { return false };
+    let name_len = element.iter().position(|byte| b" \t\r\n/>".contains(byte)).unwrap_or(element.len());
+    let name = &element[..name_len];
+    let local = name.iter().position(|byte| *byte == b':').map_or(name, |colon| &name[colon + 1..]);
+    local.eq_ignore_ascii_case(b"svg")
 }
 
 /// Whether files of the declared type are containers of the found type.
@@ -111,6 +139,22 @@ mod tests {
         assert_eq!(stored(ZIP, Some("application/epub+zip"), "b"), "application/epub+zip");
         assert_eq!(stored(ZIP, Some("image/png"), "b"), "application/zip");
         assert_eq!(stored(b"<?xml version=\"1.0\"?><svg/>", Some("image/svg+xml"), "b"), "image/svg+xml");
+    }
+
+    #[test]
+    fn svg_is_known_by_its_first_element() {
+        for text in [
+            "<svg/>",
+            "\u{feff} <svg xmlns=\"x\">",
+            "<?xml version=\"1.0\"?><!-- a > b --><!DOCTYPE svg>\n<svg:svg>",
+            "<SVG onload=x>",
+            "<!DOCTYPE svg [<!ENTITY a \"b\">]><svg>",
+        ] {
+            assert_eq!(stored(text.as_bytes(), Some("image/png"), "a.png"), "image/svg+xml", "{text}");
+        }
+        for text in ["<svgx/>", "x<svg/>", "<!-- <svg/> "] {
+            assert_ne!(stored(text.as_bytes(), Some("text/csv"), "a"), "image/svg+xml", "{text}");
+        }
     }
 
     #[test]
