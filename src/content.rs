@@ -253,6 +253,11 @@ impl Routing {
         self.buckets.get(name)
     }
 
+    /// The largest file that any bucket takes.
+    pub fn max_bytes(&self) -> u64 {
+        self.buckets.values().map(|settings| settings.max_bytes).max().unwrap_or_default()
+    }
+
     /// Every bucket's name.
     pub fn names(&self) -> Vec<String> {
         self.buckets.keys().cloned().collect()

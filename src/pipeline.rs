@@ -32,6 +32,8 @@ pub enum BodyError {
     Idle,
     #[error("the body is longer than {limit_bytes} bytes")]
     TooLarge { limit_bytes: u64 },
+    #[error("the body does not match its digest")]
+    Mismatch,
     #[error("the body is malformed: {0}")]
     Malformed(String),
 }
@@ -43,6 +45,10 @@ impl BodyError {
             Self::Hangup(cause) => Error::new(ErrorCode::ClientHangup, "The body ended early.").because(cause),
             Self::Idle => Error::new(ErrorCode::BodyTimeout, "No byte of the body came within the idle limit."),
             Self::TooLarge { limit_bytes } => Error::too_large(limit_bytes),
+            Self::Mismatch => {
+                let detail = "The body does not match its Content-Digest; nothing was stored.";
+                Error::new(ErrorCode::ChecksumMismatch, detail).with("field", "Content-Digest")
+            }
             Self::Malformed(detail) => Error::bad_request("body", detail),
         }
     }

@@ -9,6 +9,8 @@ use crate::store::{Bson, Document};
 const MAX_CUSTOM_KEYS: usize = 64;
 const MAX_CUSTOM_LEN: usize = 8 << 10;
 const MAX_CUSTOM_DEPTH: usize = 4;
+/// The end of the range of an Int64, also for doubles: a whole number beyond it would lose digits in silence.
+const NUMBERS_END: f64 = 9_223_372_036_854_775_808.0;
 
 /// The client's own members: an object, bounded in keys, bytes and depth.
 pub fn checked(value: &Value) -> Result<Document, Error> {
@@ -38,8 +40,8 @@ fn to_bson(value: &Value) -> Result<Bson, Error> {
         Value::Bool(b) => Bson::Boolean(*b),
         Value::Number(n) => match (n.as_i64(), n.as_f64()) {
             (Some(n), _) => Bson::Int64(n),
-            (None, Some(n)) if n.is_finite() && !n_is_lossy(value) => Bson::Double(n),
-            _ => return Err(Error::bad_request("custom", "A number of custom does not fit 64 bits.")),
+            (None, Some(n)) if n.abs() < NUMBERS_END => Bson::Double(n),
+            _ => return Err(Error::bad_request("custom", "A number of custom is beyond -2^63 and 2^63 - 1.")),
         },
         Value::String(s) => Bson::String(s.clone()),
         Value::Array(items) => Bson::Array(items.iter().map(to_bson).collect::<Result<_, _>>()?),
@@ -48,11 +50,6 @@ fn to_bson(value: &Value) -> Result<Bson, Error> {
             Bson::Document(converted.collect::<Result<_, Error>>()?)
         }
     })
-}
-
-/// An integer beyond i64 would lose digits as a double.
-fn n_is_lossy(value: &Value) -> bool {
-    value.as_u64().is_some()
 }
 
 fn count_keys(value: &Value) -> usize {
@@ -114,6 +111,8 @@ mod tests {
             json!({"": 1}),
             json!({"a\0": 1}),
             json!({"n": u64::MAX}),
+            json!({"n": 1e19}),
+            json!({"n": -1e19}),
             many,
         ] {
             assert!(checked(&bad).is_err(), "{bad}");

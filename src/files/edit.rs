@@ -12,7 +12,7 @@ use crate::store::registry::{FileChange, FileDoc, RetentionDoc};
 use crate::store::{Bson, DateTime, Document, Id, StoreError, doc, new_id};
 
 /// How often a change is tried against concurrent changes of the same file.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 
 impl Files {
     /// Applies a JSON merge patch (RFC 7396) to a file's metadata.
@@ -31,8 +31,10 @@ impl Files {
         for _ in 0..TRIES {
             let before = self.find(principal, file).await?;
             let mut after = before.clone();
+            let held = if before.retention.legal_hold { Held::Before } else { Held::No };
+            // A JSON object is sorted by name, so `legalHold` is decided before `retention`.
             for (member, value) in patch {
-                self.apply(&mut after, member, value)?;
+                self.apply(&mut after, held, member, value)?;
             }
             let now = self.now();
             // `updatedAt` names the state a change was decided on, so it must move.
@@ -55,7 +57,7 @@ impl Files {
         Err(StoreError::Stale.doing("change the file"))
     }
 
-    fn apply(&self, file: &mut FileDoc, member: &str, value: &Value) -> Result<()> {
+    fn apply(&self, file: &mut FileDoc, held: Held, member: &str, value: &Value) -> Result<()> {
         match member {
             "name" => file.name = options::name(text("name", value)?)?,
             "description" => file.description = nullable(value, |v| options::description(text("description", v)?))?,
@@ -66,17 +68,15 @@ impl Files {
             "folder" => file.folder = nullable(value, |v| options::folder(text("folder", v)?))?.unwrap_or("/".into()),
             "access" => options::access(text("access", value)?)?.name().clone_into(&mut file.access),
             "custom" => file.custom = self.custom(&file.custom, value)?,
-            "retention" => self.retain(file, value)?,
+            "retention" => self.retain(file, held, value)?,
             "legalHold" => {
-                let held = value.as_bool().ok_or_else(|| wrong("legalHold", "true or false"))?;
-                let retention = RetentionDoc { legal_hold: held, ..file.retention.clone() };
+                let legal_hold = value.as_bool().ok_or_else(|| wrong("legalHold", "true or false"))?;
+                let retention = RetentionDoc { legal_hold, ..file.retention.clone() };
                 self.apply_retention(file, retention);
             }
             _ => {
-                return Err(Error::bad_request(
-                    "member",
-                    format!("A file has no member {member:?} that can be changed."),
-                ));
+                let detail = "A file has no member of this name that can be changed.";
+                return Err(Error::new(ErrorCode::BadRequest, detail).with("field", member));
             }
         }
         Ok(())
@@ -92,11 +92,11 @@ impl Files {
         custom::checked(&merged)
     }
 
-    fn retain(&self, file: &mut FileDoc, value: &Value) -> Result<()> {
-        if file.retention.legal_hold {
+    fn retain(&self, file: &mut FileDoc, held: Held, value: &Value) -> Result<()> {
+        if held == Held::Before && file.retention.legal_hold {
             return Err(Error::new(ErrorCode::Held, "The file is under legal hold; lift it first."));
         }
-        let mut retention = RetentionDoc::default();
+        let mut retention = RetentionDoc { legal_hold: file.retention.legal_hold, ..RetentionDoc::default() };
         if !value.is_null() {
             let members = value.as_object().ok_or_else(|| wrong("retention", "an object or null"))?;
             for (member, value) in members {
@@ -104,17 +104,18 @@ impl Files {
                     (_, Value::Null) => {}
                     ("days", _) => {
                         let days = value.as_i64().ok_or_else(|| wrong("retention.days", "a whole number"))?;
-                        retention.days = Some(options::checked_days(days)?);
+                        retention.days = Some(options::checked_days("retention.days", days)?);
                     }
                     ("expiresAt", _) => {
-                        let at = options::expires_at(text("retention.expiresAt", value)?, self.now())?;
+                        let at = text("retention.expiresAt", value)?;
+                        let at = options::expires_at("retention.expiresAt", at, self.now())?;
                         retention.expires_at = Some(at);
                     }
                     _ => return Err(Error::bad_request("retention", format!("retention has no member {member:?}."))),
                 }
             }
-            if retention.days.is_some() && retention.expires_at.is_some() {
-                return Err(Error::bad_request("retention", "Give days or expiresAt, not both."));
+            if retention.days.is_some() == retention.expires_at.is_some() {
+                return Err(Error::bad_request("retention", "Give either days or expiresAt."));
             }
             retention.expires_at = expiry(retention.days, retention.expires_at, file.created_at);
             if retention.expires_at.is_some_and(|at| at <= self.now()) {
@@ -124,6 +125,13 @@ impl Files {
         self.apply_retention(file, retention);
         Ok(())
     }
+}
+
+/// Whether a legal hold was there before the change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Before,
+    No,
 }
 
 fn wrong(field: &'static str, wanted: &str) -> Error {

@@ -1,10 +1,10 @@
 //! What a client may say about a file, and the limits on it. Says nothing about how it arrives.
 
-use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::custom;
+use super::json::parse_unique;
 use crate::error::Error;
 use crate::store::{DateTime, Document};
 
@@ -93,12 +93,13 @@ impl PutOptions {
             "folder" => self.folder = Some(folder(value)?),
             "access" => self.access = access(value)?,
             "retentionDays" => self.retention.days = Some(retention_days(value)?),
-            "expiresAt" => self.retention.expires_at = Some(expires_at(value, now)?),
+            "expiresAt" => self.retention.expires_at = Some(expires_at("expiresAt", value, now)?),
             "compress" => self.compress = compress(value)?,
             "encrypt" => self.encrypt = Some(encrypt(value)?),
             "custom" => {
-                let parsed = serde_json::from_str(value);
-                let value: Value = parsed.map_err(|_| Error::bad_request("custom", "custom is not JSON."))?;
+                let parsed = parse_unique(value.as_bytes());
+                let value =
+                    parsed.map_err(|_| Error::bad_request("custom", "custom is not JSON, or names a member twice."))?;
                 self.custom = custom::checked(&value)?;
             }
             _ => return Ok(false),
@@ -177,10 +178,10 @@ pub fn folder(value: &str) -> Result<String, Error> {
     let path = text("folder", value, MAX_FOLDER_LEN)?;
     let problem = |what| Err(Error::bad_request("folder", what));
     let Some(names) = path.strip_prefix('/') else { return problem("folder does not begin with a slash.") };
-    let names = names.strip_suffix('/').unwrap_or(names);
     if names.is_empty() {
         return Ok("/".into());
     }
+    let names = names.strip_suffix('/').unwrap_or(names);
     if names.split('/').any(|name| matches!(name, "" | "." | "..")) {
         return problem("folder holds an empty, '.' or '..' name.");
     }
@@ -214,28 +215,29 @@ fn encrypt(value: &str) -> Result<bool, Error> {
 }
 
 fn retention_days(value: &str) -> Result<i64, Error> {
-    let days =
-        value.parse().map_err(|_| Error::bad_request("retentionDays", "retentionDays is not a whole number."))?;
-    checked_days(days)
+    const FIELD: &str = "retentionDays";
+    let is_number = value.strip_prefix('-').unwrap_or(value).bytes().all(|byte| byte.is_ascii_digit());
+    let days = value.parse().ok().filter(|_| is_number);
+    checked_days(FIELD, days.ok_or_else(|| Error::bad_request(FIELD, "retentionDays is not a whole number."))?)
 }
 
 /// Days within the allowed range.
-pub fn checked_days(days: i64) -> Result<i64, Error> {
+pub fn checked_days(field: &'static str, days: i64) -> Result<i64, Error> {
     if (1..=MAX_RETENTION_DAYS).contains(&days) {
         return Ok(days);
     }
-    Err(Error::bad_request("retentionDays", format!("retentionDays is not between 1 and {MAX_RETENTION_DAYS}.")))
+    Err(Error::bad_request(field, format!("{field} is not between 1 and {MAX_RETENTION_DAYS}.")))
 }
 
 /// An instant in the future, at most 100 years ahead.
-pub fn expires_at(value: &str, now: DateTime) -> Result<DateTime, Error> {
-    let problem = |what: &'static str| Error::bad_request("expiresAt", what);
-    let instant = timestamp(value).ok_or_else(|| problem("expiresAt is not an RFC 3339 time."))?;
+pub fn expires_at(field: &'static str, value: &str, now: DateTime) -> Result<DateTime, Error> {
+    let problem = |what: &str| Error::bad_request(field, format!("{field} is {what}."));
+    let instant = timestamp(value).ok_or_else(|| problem("not an RFC 3339 time"))?;
     if instant <= now {
-        return Err(problem("expiresAt is in the past."));
+        return Err(problem("in the past"));
     }
     if instant.timestamp_millis() - now.timestamp_millis() > MAX_RETENTION_DAYS * 86_400_000 {
-        return Err(problem("expiresAt is more than 100 years ahead."));
+        return Err(problem("more than 100 years ahead"));
     }
     Ok(instant)
 }
@@ -254,7 +256,7 @@ mod tests {
     fn folders_are_absolute_and_without_steps() {
         assert_eq!(folder("/").expect("root"), "/");
         assert_eq!(folder("/a/b/").expect("a path"), "/a/b");
-        for bad in ["", "a", "/a//b", "/..", "/a/./b", "/a\nb"] {
+        for bad in ["", "a", "//", "/a//", "/a//b", "/..", "/a/./b", "/a\nb"] {
             assert!(folder(bad).is_err(), "{bad:?}");
         }
     }
@@ -273,8 +275,8 @@ mod tests {
             "tomorrow",
             "2027-13-01T00:00:00Z",
         ] {
-            assert!(expires_at(bad, now).is_err(), "{bad:?}");
+            assert!(expires_at("expiresAt", bad, now).is_err(), "{bad:?}");
         }
-        assert!(expires_at("2027-06-01T00:00:00+02:00", now).is_ok());
+        assert!(expires_at("expiresAt", "2027-06-01T00:00:00+02:00", now).is_ok());
     }
 }

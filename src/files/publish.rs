@@ -73,7 +73,7 @@ impl Files {
         let (blob, segment) = self.live_rows(&principal.tenant, &stored)?;
         let file = self.file_doc(principal, &stored, &segment, &said);
         let idempotency = said.idempotency_key.as_deref().map(|key| IdempotencyDoc {
-            id: idempotency_id(&principal.tenant, key),
+            id: idempotency_id(principal, key),
             fingerprint: binary(self.fingerprint(&file, stored.sha256)),
             file: file.file,
             purge_at: later(self.now(), self.settings.idempotency_secs),
@@ -234,8 +234,9 @@ impl Files {
     }
 }
 
-fn idempotency_id(tenant: &str, key: &str) -> String {
-    Sha256Digest::of(&[b"file.put\0", tenant.as_bytes(), b"\0", key.as_bytes()].concat()).to_string()
+fn idempotency_id(principal: &Principal, key: &str) -> String {
+    let (tenant, actor) = (principal.tenant.as_bytes(), principal.actor.as_bytes());
+    Sha256Digest::of(&[b"file.put\0", tenant, b"\0", actor, b"\0", key.as_bytes()].concat()).to_string()
 }
 
 fn later(at: DateTime, secs: u64) -> DateTime {

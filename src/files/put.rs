@@ -79,6 +79,10 @@ impl Files {
     }
 
     async fn run_put(&self, principal: Principal, request: PutRequest, body: BodyStream) -> Result<Put> {
+        let most = self.routing.max_bytes();
+        if request.announced_len.is_some_and(|len| len > most) {
+            return Err(Error::too_large(most));
+        }
         let (body, sha512) = hash_sha512(body, !request.digests.sha512.is_empty());
         let mut source = FrameSource::new(body);
         source.fill(SNIFF_LEN).await.map_err(BodyError::into_error)?;

@@ -10,6 +10,25 @@ use crate::format::digest::Sha256Digest;
 
 const HEADERS: [(&str, &str); 2] = [("repr-digest", "Repr-Digest"), ("content-digest", "Content-Digest")];
 
+/// The digests a client announced: of the content, and of the body as it is sent. They differ for a
+/// form only.
+#[derive(Debug, Default)]
+pub struct Announced {
+    /// `Repr-Digest`.
+    pub repr: ExpectedDigests,
+    /// `Content-Digest`.
+    pub content: ExpectedDigests,
+}
+
+impl Announced {
+    /// The digests of a body that is the content.
+    pub fn both(mut self) -> ExpectedDigests {
+        self.repr.sha256.append(&mut self.content.sha256);
+        self.repr.sha512.append(&mut self.content.sha512);
+        self.repr
+    }
+}
+
 /// The announced SHA-256 and SHA-512 digests; other algorithms are ignored.
 ///
 /// # Errors
@@ -17,9 +36,10 @@ const HEADERS: [(&str, &str); 2] = [("repr-digest", "Repr-Digest"), ("content-di
 ///
 /// # Source
 /// RFC 9530 §2 and §3; RFC 8941 §3.2.
-pub fn expected(headers: &HeaderMap) -> Result<ExpectedDigests, Error> {
-    let mut expected = ExpectedDigests::default();
+pub fn announced(headers: &HeaderMap) -> Result<Announced, Error> {
+    let mut announced = Announced::default();
     for (name, shown) in HEADERS {
+        let expected = if name == "repr-digest" { &mut announced.repr } else { &mut announced.content };
         let malformed = || Error::bad_header(shown, format!("{shown} is not a dictionary of digests."));
         for value in headers.get_all(name) {
             for member in value.to_str().map_err(|_| malformed())?.split(',') {
@@ -34,7 +54,7 @@ pub fn expected(headers: &HeaderMap) -> Result<ExpectedDigests, Error> {
             }
         }
     }
-    Ok(expected)
+    Ok(announced)
 }
 
 /// The value of `Repr-Digest` for a SHA-256.
@@ -49,7 +69,7 @@ mod tests {
     fn parse(value: &str) -> Result<ExpectedDigests, Error> {
         let mut headers = HeaderMap::new();
         headers.insert("repr-digest", value.parse().expect("a header value"));
-        expected(&headers)
+        announced(&headers).map(Announced::both)
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::problem::RequestId;
 use super::{cursor, digests, disposition, form, query};
 use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, permit};
+use crate::files::json::parse_unique;
 use crate::files::options::{self, PutOptions};
 use crate::files::put::PutRequest;
 use crate::store::registry::{Direction, FileFilter, PageQuery, SortField};
@@ -47,16 +48,19 @@ pub async fn put(
     let (head, body) = request.into_parts();
     require_identity(&head.headers)?;
     let now = DateTime::from_system_time(state.files.clock.now());
+    let (options, given) = query_options(&head.uri, now)?;
+    let announced = digests::announced(&head.headers)?;
     let mut request = PutRequest {
-        options: query_options(&head.uri, now)?,
-        digests: digests::expected(&head.headers)?,
+        options,
         idempotency_key: idempotency_key(&head.headers)?,
         request_id: Some(request_id.0.to_string()),
         ..PutRequest::default()
     };
     let body = match form::boundary(&head.headers)? {
         Some(boundary) => {
-            let form = form::read_form(body, state.body_idle, boundary, request.options, now).await?;
+            let body = form::FormBody::new(stream_body(body, state.body_idle), announced.content);
+            let form = form::read_form(body, boundary, request.options, given, now).await?;
+            request.digests = announced.repr;
             request.options = form.options;
             request.declared_type = form.declared_type;
             form.body
@@ -69,6 +73,7 @@ pub async fn put(
             let declared = head.headers.get(CONTENT_TYPE);
             request.declared_type = declared.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
             request.announced_len = announced_len(&head.headers);
+            request.digests = announced.both();
             stream_body(body, state.body_idle)
         }
     };
@@ -79,7 +84,8 @@ pub async fn put(
     Ok((StatusCode::CREATED, headers, Json(view)).into_response())
 }
 
-fn query_options(uri: &Uri, now: DateTime) -> Result<PutOptions, Error> {
+/// The options of the query, and which of them are given.
+fn query_options(uri: &Uri, now: DateTime) -> Result<(PutOptions, Vec<String>), Error> {
     let pairs = query::pairs(uri)?;
     query::require_single(&pairs, &[])?;
     let mut options = PutOptions::default();
@@ -88,13 +94,16 @@ fn query_options(uri: &Uri, now: DateTime) -> Result<PutOptions, Error> {
             return Err(query::unknown(name));
         }
     }
-    Ok(options)
+    Ok((options, pairs.into_iter().map(|(name, _)| name).collect()))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= MAX_IDEMPOTENCY_KEY_LEN);
-    let key = key.ok_or_else(|| Error::bad_header("Idempotency-Key", "The key is not 1 to 255 visible characters."))?;
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()));
+    let key = key.filter(|key| key.bytes().all(|byte| byte.is_ascii_graphic()) && values.next().is_none());
+    let key =
+        key.ok_or_else(|| Error::bad_header("Idempotency-Key", "Send one key of 1 to 255 visible characters."))?;
     Ok(Some(key.to_owned()))
 }
 
@@ -214,8 +223,8 @@ pub async fn edit(
     let id = file_id(&id)?;
     require_json(&headers)?;
     let body = read_whole(body, state.body_idle, MAX_PATCH_LEN).await?;
-    let patch: Value =
-        serde_json::from_slice(&body).map_err(|_| Error::bad_request("body", "The body is not JSON."))?;
+    let patch = parse_unique(&body);
+    let patch = patch.map_err(|_| Error::bad_request("body", "The body is not JSON, or names a member twice."))?;
     let Value::Object(patch) = patch else { return Err(Error::bad_request("body", "The patch is not a JSON object.")) };
     let file = state.files.edit(&principal, id, &patch, Some(request_id.0.to_string())).await?;
     let view = state.view(file)?;

@@ -1,18 +1,18 @@
 //! `multipart/form-data` uploads: the fields, then the file as a stream. What comes after the file
 //! is refused, never ignored.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Body;
 use bytes::Bytes;
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use multer::{Field, Multipart};
+use sha2::{Digest, Sha256, Sha512};
 
-use super::body::stream_body;
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::files::options::PutOptions;
+use crate::files::put::ExpectedDigests;
 use crate::pipeline::{BodyError, BodyStream};
 use crate::store::DateTime;
 
@@ -46,26 +46,27 @@ pub fn boundary(headers: &HeaderMap) -> Result<Option<String>, Error> {
     parsed.map(Some).map_err(|_| Error::bad_header("Content-Type", "multipart/form-data needs a boundary."))
 }
 
-/// Reads the fields and stops where the file begins.
+/// Reads the fields and stops where the file begins. `seen` are the options given elsewhere.
 ///
 /// # Errors
 /// `bad_request` for a malformed form, an unknown or repeated field, too many or too long ones, or
 /// no file; the options' own errors.
 pub async fn read_form(
-    body: Body,
-    idle: Duration,
+    body: FormBody,
     boundary: String,
     mut options: PutOptions,
+    mut seen: Vec<String>,
     now: DateTime,
 ) -> Result<FileForm, Error> {
-    let mut form = Multipart::new(stream_body(body, idle), boundary);
-    let mut seen = Vec::new();
+    let mut form = Multipart::new(body.pieces(), boundary);
+    let most = seen.len() + MAX_FIELDS;
     loop {
         let field = form.next_field().await.map_err(|error| body_error(error).into_error())?;
         let Some(field) = field else {
             return Err(Error::bad_request(FILE_FIELD, "The form has no part named \"file\"."));
         };
-        let name = field.name().unwrap_or_default().to_owned();
+        let name =
+            field.name().ok_or_else(|| Error::bad_request("body", "A part of the form has no name."))?.to_owned();
         if name == FILE_FIELD {
             if options.name.is_none() {
                 let file_name = field.file_name().filter(|name| !name.is_empty());
@@ -73,48 +74,105 @@ pub async fn read_form(
             }
             let declared_type =
                 field.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            return Ok(FileForm { options, declared_type, body: stream_file(form, field) });
+            return Ok(FileForm { options, declared_type, body: stream_file(body, form, field) });
         }
-        if seen.len() == MAX_FIELDS || seen.contains(&name) {
-            return Err(Error::bad_request(
-                "form",
-                format!("The field {name:?} is there twice, or there are too many."),
-            ));
+        if seen.len() == most || seen.contains(&name) {
+            return Err(refused(&name, "The option is given twice, or there are too many fields.".to_owned()));
         }
-        let text = read_text(field).await?;
+        let text = read_text(&name, field).await?;
         if !options.set(&name, &text, now)? {
-            return Err(Error::bad_request("form", format!("There is no field {name:?}.")));
+            return Err(refused(&name, "There is no such field.".to_owned()));
         }
         seen.push(name);
     }
 }
 
-async fn read_text(mut field: Field<'static>) -> Result<String, Error> {
+fn refused(field: &str, detail: String) -> Error {
+    Error::new(ErrorCode::BadRequest, detail).with("field", field)
+}
+
+async fn read_text(name: &str, mut field: Field<'static>) -> Result<String, Error> {
     let mut bytes = Vec::new();
     while let Some(piece) = field.chunk().await.map_err(|error| body_error(error).into_error())? {
         bytes.extend_from_slice(&piece);
         if bytes.len() > MAX_FIELD_LEN {
-            return Err(Error::bad_request("form", format!("A field is longer than {MAX_FIELD_LEN} bytes.")));
+            return Err(refused(name, format!("The field is longer than {MAX_FIELD_LEN} bytes.")));
         }
     }
-    String::from_utf8(bytes).map_err(|_| Error::bad_request("form", "A field is not UTF-8."))
+    String::from_utf8(bytes).map_err(|_| refused(name, "The field is not UTF-8.".to_owned()))
 }
 
-fn stream_file(form: Multipart<'static>, field: Field<'static>) -> BodyStream {
+fn stream_file(body: FormBody, form: Multipart<'static>, field: Field<'static>) -> BodyStream {
     Box::pin(
-        stream::try_unfold((form, Some(field)), async |(mut form, field)| {
+        stream::try_unfold((body, form, Some(field)), async |(body, mut form, field)| {
             let Some(mut field) = field else { return Ok(None) };
             if let Some(piece) = field.chunk().await.map_err(body_error)? {
-                return Ok(Some((piece, (form, Some(field)))));
+                return Ok(Some((piece, (body, form, Some(field)))));
             }
             drop(field);
             match form.next_field().await.map_err(body_error)? {
-                None => Ok(Some((Bytes::new(), (form, None)))),
+                None => {
+                    body.finish().await?;
+                    Ok(Some((Bytes::new(), (body, form, None))))
+                }
                 Some(_) => Err(BodyError::Malformed("The file is not the last part of the form.".to_owned())),
             }
         })
         .try_filter(|piece| std::future::ready(!piece.is_empty())),
     )
+}
+
+/// The body of a form: read by the parser, and to its very end by us, so that a digest is of all of
+/// it.
+#[derive(Clone)]
+pub struct FormBody {
+    pieces: Arc<Mutex<BodyStream>>,
+    hashers: Option<Arc<Mutex<(Sha256, Sha512)>>>,
+    expected: ExpectedDigests,
+}
+
+impl FormBody {
+    /// A body that must have these digests.
+    pub fn new(body: BodyStream, expected: ExpectedDigests) -> Self {
+        let is_wanted = !expected.sha256.is_empty() || !expected.sha512.is_empty();
+        let hashers = is_wanted.then(Arc::default);
+        // Fused, as it may be at its end when the rest is read.
+        Self { pieces: Arc::new(Mutex::new(Box::pin(body.fuse()))), hashers, expected }
+    }
+
+    /// What is left of it, hashed as it passes.
+    fn pieces(&self) -> BodyStream {
+        let (pieces, hashers) = (Arc::clone(&self.pieces), self.hashers.clone());
+        let pieces = stream::poll_fn(move |context| {
+            pieces.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll_next(context)
+        });
+        Box::pin(pieces.inspect_ok(move |piece| {
+            if let Some(hashers) = &hashers {
+                let mut hashers = hashers.lock().unwrap_or_else(PoisonError::into_inner);
+                hashers.0.update(piece);
+                hashers.1.update(piece);
+            }
+        }))
+    }
+
+    /// Reads what follows the form, of which there is little, and compares the digests.
+    async fn finish(&self) -> Result<(), BodyError> {
+        let mut len = 0;
+        let mut rest = self.pieces();
+        while let Some(piece) = rest.next().await {
+            len += piece?.len();
+            if len > MAX_FIELD_LEN {
+                return Err(BodyError::Malformed("The form is followed by something else.".to_owned()));
+            }
+        }
+        let Some(hashers) = &self.hashers else { return Ok(()) };
+        let hashers = hashers.lock().unwrap_or_else(PoisonError::into_inner);
+        let sha256: [u8; 32] = hashers.0.clone().finalize().into();
+        let sha512: [u8; 64] = hashers.1.clone().finalize().into();
+        let is_right = self.expected.sha256.iter().all(|digest| *digest == sha256)
+            && self.expected.sha512.iter().all(|digest| *digest == sha512);
+        if is_right { Ok(()) } else { Err(BodyError::Mismatch) }
+    }
 }
 
 /// The body's own error where it was the body that failed.

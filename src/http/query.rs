@@ -2,7 +2,7 @@
 
 use http::Uri;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 
 /// The decoded parameters in order.
 ///
@@ -24,12 +24,14 @@ pub fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Error> {
 pub fn require_single(pairs: &[(String, String)], repeatable: &[&str]) -> Result<(), Error> {
     let mut seen = std::collections::HashSet::new();
     match pairs.iter().find(|(name, _)| !repeatable.contains(&name.as_str()) && !seen.insert(name)) {
-        Some((name, _)) => Err(Error::bad_request("query", format!("The parameter {name:?} is given twice."))),
+        Some((name, _)) => {
+            Err(Error::new(ErrorCode::BadRequest, "The parameter is given twice.").with("field", name.as_str()))
+        }
         None => Ok(()),
     }
 }
 
 /// The error for a parameter nobody knows.
 pub fn unknown(name: &str) -> Error {
-    Error::bad_request("query", format!("There is no parameter {name:?} here."))
+    Error::new(ErrorCode::BadRequest, "There is no such parameter here.").with("field", name)
 }

@@ -6,4 +6,5 @@ pub mod mongod;
 pub mod own_mongod;
 pub mod profiler;
 pub mod store;
+pub mod requests;
 pub mod wire;
