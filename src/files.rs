@@ -7,6 +7,7 @@ pub mod authenticate;
 pub mod custom;
 pub mod delete;
 pub mod edit;
+pub mod json;
 pub mod list;
 pub mod open;
 pub mod options;
