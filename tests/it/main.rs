@@ -13,6 +13,7 @@ mod forms;
 mod options;
 mod ranges;
 mod interop;
+mod starting;
 mod support;
 mod sweep;
 mod tidy;

@@ -43,8 +43,26 @@ impl Wire {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// The next answer without its body, which is left to come.
+    pub async fn head(&mut self) -> Answer {
+        self.read_head().await.expect("an answer")
+    }
+
+    /// This many bytes, or those that came before the peer closed.
+    pub async fn body(&mut self, len: usize) -> Vec<u8> {
+        while self.read.len() < len && self.fill().await {}
+        self.read.drain(..len.min(self.read.len())).collect()
+    }
+
     /// The next answer with a body of an announced length; none when the peer closed instead.
     pub async fn answer(&mut self) -> Option<Answer> {
+        let mut answer = self.read_head().await?;
+        let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
+        answer.body = self.body(len).await;
+        Some(answer)
+    }
+
+    async fn read_head(&mut self) -> Option<Answer> {
         let head_len = loop {
             if let Some(at) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
                 break at + 4;
@@ -60,15 +78,7 @@ impl Wire {
             .map(|line| line.split_once(':').unwrap())
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut answer = Answer { status, headers, body: Vec::new() };
-        let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
-        while self.read.len() < len {
-            if !self.fill().await {
-                break;
-            }
-        }
-        answer.body = self.read.drain(..len.min(self.read.len())).collect();
-        Some(answer)
+        Some(Answer { status, headers, body: Vec::new() })
     }
 
     /// Whether the peer closes without another byte.
