@@ -4,17 +4,16 @@
 
 mod conditional;
 mod driver_streams;
-mod first_way;
-mod fsck;
-mod gridfs;
 mod files;
 mod first_way;
 mod forms;
+mod fsck;
+mod gridfs;
+mod interop;
 mod options;
 mod ranges;
-mod interop;
 mod starting;
 mod support;
 mod sweep;
-mod tidy;
 mod tamper;
+mod tidy;

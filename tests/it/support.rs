@@ -5,6 +5,6 @@ pub mod model;
 pub mod mongod;
 pub mod own_mongod;
 pub mod profiler;
-pub mod store;
 pub mod requests;
+pub mod store;
 pub mod wire;
