@@ -57,13 +57,22 @@ enum Command {
     Healthcheck,
 }
 
+/// Threads for encoding and decoding: more than there are cores only cost memory.
+const BLOCKING_THREADS: usize = 32;
+
 /// Runs the command line.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match run_command(&cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("gridgate: {error}");
+            eprint!("gridgate: {error}");
+            let mut cause = error.source();
+            while let Some(found) = cause {
+                eprint!(": {found}");
+                cause = found.source();
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
@@ -74,7 +83,8 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
     let flags: Vec<_> = flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
     let settings = Settings::load(cli.config.as_deref(), &flags)?;
     telemetry::start(&settings.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
     let outcome = runtime.block_on(async {
         match cli.command.clone().unwrap_or(Command::Serve) {
             Command::Serve => app::run(&settings).await.map(|()| ExitCode::SUCCESS),

@@ -137,7 +137,7 @@ impl Settings {
             check_types("", &defaults.cache.kind, &file.cache.kind, Text::MustBeText)?;
             builder = builder.add_source(file);
         }
-        let environment = Environment::with_prefix("GRIDGATE").prefix_separator("__").separator("__").try_parsing(true);
+        let environment = Environment::with_prefix("GRIDGATE").prefix_separator("__").separator("__");
         let environment = Config::builder().add_source(environment).build()?;
         check_types("", &defaults.cache.kind, &environment.cache.kind, Text::MayLookLikeANumber)?;
         builder = builder.add_source(environment);

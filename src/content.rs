@@ -131,6 +131,10 @@ pub struct BucketSettings {
     pub max_bytes: u64,
 }
 
+/// Bytes of a frame in a segment's index.
+const INDEX_ENTRY_LEN: u64 = 12;
+/// A segment's index lies in one document beside its row.
+const MAX_INDEX_LEN: u64 = 12 << 20;
 /// Files from this length on are stored in large chunks.
 const LARGE_FILE_LEN: u64 = 8 << 20;
 
@@ -164,6 +168,10 @@ impl BucketSettings {
         if !(1..=1 << 40).contains(&self.max_bytes) {
             return Err(format!("{}: {} is not between 1 and 1099511627776", key("max_bytes"), self.max_bytes));
         }
+        let smallest_frame = u64::from(self.frame_kib.min(self.small_chunk_kib).min(self.large_chunk_kib)) << 10;
+        if self.max_bytes.div_ceil(smallest_frame) * INDEX_ENTRY_LEN > MAX_INDEX_LEN {
+            return Err(format!("{}: files so large need larger frames and chunks than these", key("max_bytes")));
+        }
         for (field, patterns) in [("types", &self.types), ("accept", &self.accept)] {
             if let Some(bad) = patterns.iter().find(|pattern| specificity(pattern).is_none()) {
                 return Err(format!("{}: {bad:?} is not type/subtype, type/* or */*", key(field)));
@@ -175,6 +183,16 @@ impl BucketSettings {
     /// The codec for `compress=auto`.
     pub fn codec(&self) -> Option<Codec> {
         Codec::try_from(self.codec.as_str()).ok()
+    }
+
+    /// The level for a codec: the bucket's for its own, else one that is quick and good.
+    pub fn level_of(&self, codec: Codec) -> i32 {
+        match codec {
+            _ if self.codec() == Some(codec) => self.level,
+            Codec::Identity => 0,
+            Codec::Zstd => 3,
+            Codec::Gzip => 6,
+        }
     }
 
     /// Bytes of a frame.

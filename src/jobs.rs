@@ -16,9 +16,10 @@ pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
     let interval = Duration::from_secs(files.settings.sweep_interval_secs);
     let (files, stop) = (files.clone(), stop.clone());
     tracker.spawn(async move {
+        let mut sweeper = sweep::Sweeper::default();
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             // A sweep that is cut in the middle goes on with the next.
-            match stop.run_until_cancelled(sweep::sweep(&files)).await {
+            match stop.run_until_cancelled(sweeper.sweep(&files)).await {
                 Some(Ok(report)) if !report.is_empty() => tracing::info!(?report, "swept"),
                 Some(Err(error)) => tracing::warn!(error = %error, cause = ?error.cause, "a sweep failed"),
                 Some(Ok(_)) | None => {}

@@ -126,6 +126,11 @@ impl Roots {
         const PURPOSES: [&str; 4] = ["manifest", "etag", "digest", "dedup"];
         let find = async || store.find_roots().await.map_err(|e| e.doing("read the root keys"));
         let mut found = find().await?;
+        let is_incomplete = PURPOSES.iter().any(|purpose| !found.iter().any(|root| root.id == root_id(purpose)));
+        if is_incomplete && !store.is_registry_empty().await.map_err(|e| e.doing("look for files"))? {
+            let detail = "The database has files, but its root keys are missing; restore the collection \"keys\".";
+            return Err(Error::new(ErrorCode::KeyUnavailable, detail));
+        }
         for purpose in PURPOSES {
             if found.iter().any(|root| root.id == root_id(purpose)) {
                 continue;

@@ -87,6 +87,8 @@ pub enum StoreError {
     Stale,
     #[error("the database cannot be reached or has no primary")]
     Unavailable(#[source] mongodb::error::Error),
+    #[error("more is being stored at once than the memory for it holds")]
+    Busy,
     #[error("the operation did not finish in its time")]
     Timeout(#[source] mongodb::error::Error),
     #[error("the database has no disk space left")]
@@ -101,6 +103,11 @@ pub enum StoreError {
 
 /// MaxTimeMSExpired, ExceededTimeLimit.
 const TIMEOUT_CODES: [i32; 2] = [50, 262];
+/// What a replica set answers while it changes its primary or shuts down: HostUnreachable,
+/// HostNotFound, NetworkTimeout, ShutdownInProgress, PrimarySteppedDown,
+/// NotWritablePrimary, InterruptedAtShutdown, InterruptedDueToReplStateChange, NotPrimaryNoSecondaryOk,
+/// NotPrimaryOrSecondary.
+const PASSING_CODES: [i32; 10] = [6, 7, 89, 91, 189, 10_107, 11_600, 11_602, 13_435, 13_436];
 /// OutOfDiskSpace.
 const OUT_OF_DISK_SPACE: i32 = 14_031;
 /// DuplicateKey.
@@ -115,6 +122,7 @@ impl From<mongodb::error::Error> for StoreError {
         match (code, error.kind.as_ref()) {
             (Some(DUPLICATE_KEY), _) => Self::Duplicate(error),
             (Some(code), _) if TIMEOUT_CODES.contains(&code) => Self::Timeout(error),
+            (Some(code), _) if PASSING_CODES.contains(&code) => Self::Unavailable(error),
             (_, ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. }) => {
                 Self::Unavailable(error)
             }
@@ -144,7 +152,7 @@ impl StoreError {
     /// The use case's error, with what it was doing.
     pub fn doing(self, doing: &'static str) -> Error {
         let code = match &self {
-            Self::Unavailable(_) | Self::Stale => ErrorCode::Unavailable,
+            Self::Unavailable(_) | Self::Stale | Self::Busy => ErrorCode::Unavailable,
             Self::Timeout(_) => ErrorCode::Timeout,
             Self::NoSpace(_) => ErrorCode::InsufficientStorage,
             Self::Damaged(_) => return Error::damaged(doing, self),
@@ -189,7 +197,7 @@ impl Store {
             options.max_pool_size = Some(pool);
             options.retry_writes = Some(true);
             options.retry_reads = Some(true);
-            options.write_concern = Some(WriteConcern::majority());
+            options.write_concern = Some(durable());
             options.read_concern = Some(ReadConcern::majority());
             options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
             options.server_selection_timeout = Some(Duration::from_secs(settings.selection_timeout_secs));
@@ -220,6 +228,11 @@ impl Store {
     fn documents(&self, name: &str) -> Collection<Document> {
         self.meta.collection(name)
     }
+}
+
+/// What an answer depends on: a majority has it in its journal.
+fn durable() -> WriteConcern {
+    WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build()
 }
 
 fn require_majority(options: &ClientOptions) -> StoreResult<()> {

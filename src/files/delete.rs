@@ -14,8 +14,17 @@ impl Files {
     ///
     /// # Errors
     /// `forbidden`, `file_not_found`, `held` under legal hold.
+    ///
+    /// # Cancel safety
+    /// Once begun it goes on in a task of its own.
     pub async fn delete(&self, principal: &Principal, file: Id, request_id: Option<String>) -> Result<()> {
         permit(principal, Action::Write)?;
+        let (files, principal) = (self.clone(), principal.clone());
+        let running = tokio::spawn(async move { files.run_delete(&principal, file, request_id).await });
+        running.await.map_err(|error| Error::internal("delete the file", error))?
+    }
+
+    async fn run_delete(&self, principal: &Principal, file: Id, request_id: Option<String>) -> Result<()> {
         for _ in 0..TRIES {
             let doc = self.find(principal, file).await?;
             if doc.retention.legal_hold {

@@ -177,6 +177,14 @@ impl OpenedFile {
         begin(whole.boxed()).await
     }
 
+    /// Makes sure that the content can be read as far as keys and indexes tell, without reading it.
+    ///
+    /// # Errors
+    /// `damaged`, `key_unavailable`.
+    pub fn check_readable(&self) -> Result<()> {
+        self.segments.iter().try_for_each(|segment| self.files.decoder(&self.doc.tenant, segment).map(drop))
+    }
+
     /// The content as it is stored compressed, where it is one segment of that codec.
     ///
     /// # Errors

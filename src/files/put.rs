@@ -122,7 +122,7 @@ impl Files {
         let chunk_size = route.settings.chunk_size(request.announced_len);
         let stores_as_is = codec == Codec::Identity && !is_sealed;
         let frame_len = if stores_as_is { chunk_size } else { route.settings.frame_len() };
-        let layout = Layout { codec, level: route.settings.level, frame_len };
+        let layout = Layout { codec, level: route.settings.level_of(codec), frame_len };
         let sealing = is_sealed.then(|| self.seal(&principal.tenant, segment_id, layout));
         let (key, salt, enc) = sealing.map_or((None, None, None), |s| (Some(s.key), Some(s.salt), Some(s.wrapped)));
         let scope = format!("{}/{}", principal.tenant, if is_sealed { "managed" } else { "plain" });
@@ -171,7 +171,7 @@ impl Files {
     }
 
     async fn give_up(&self, pending: &Pending) {
-        if let Err(error) = self.store.release(pending.blob.id, pending.segment.id).await {
+        if let Err(error) = self.store.release(pending).await {
             tracing::debug!(error = %error, "the lease of an ended upload runs out by itself");
         }
     }

@@ -69,7 +69,10 @@ pub async fn open(
     };
     let len = file.plain_len;
     match plan {
-        RangePlan::Whole if !is_get => Ok(representation.respond(StatusCode::OK, Some(len), Body::empty())),
+        RangePlan::Whole if !is_get => {
+            file.check_readable()?;
+            Ok(representation.respond(StatusCode::OK, Some(len), Body::empty()))
+        }
         RangePlan::Whole => {
             let stream = file.read(0..len).await?;
             Ok(representation.respond(StatusCode::OK, Some(len), body(stream, &request_id)))

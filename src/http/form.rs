@@ -1,7 +1,9 @@
 //! `multipart/form-data` uploads: the fields, then the file as a stream. What comes after the file
 //! is refused, never ignored.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -18,6 +20,8 @@ use crate::store::DateTime;
 
 /// Bytes of one text field.
 const MAX_FIELD_LEN: usize = 64 << 10;
+/// Bytes of a part's head.
+const MAX_HEAD_LEN: usize = 64 << 10;
 /// Fields before the file.
 const MAX_FIELDS: usize = 64;
 const FILE_FIELD: &str = "file";
@@ -62,6 +66,7 @@ pub async fn read_form(
     let most = seen.len() + MAX_FIELDS;
     loop {
         let field = form.next_field().await.map_err(|error| body_error(error).into_error())?;
+        body.note_progress();
         let Some(field) = field else {
             return Err(Error::bad_request(FILE_FIELD, "The form has no part named \"file\"."));
         };
@@ -79,7 +84,7 @@ pub async fn read_form(
         if seen.len() == most || seen.contains(&name) {
             return Err(refused(&name, "The option is given twice, or there are too many fields.".to_owned()));
         }
-        let text = read_text(&name, field).await?;
+        let text = read_text(&name, field, &body).await?;
         if !options.set(&name, &text, now)? {
             return Err(refused(&name, "There is no such field.".to_owned()));
         }
@@ -91,9 +96,10 @@ fn refused(field: &str, detail: String) -> Error {
     Error::new(ErrorCode::BadRequest, detail).with("field", field)
 }
 
-async fn read_text(name: &str, mut field: Field<'static>) -> Result<String, Error> {
+async fn read_text(name: &str, mut field: Field<'static>, body: &FormBody) -> Result<String, Error> {
     let mut bytes = Vec::new();
     while let Some(piece) = field.chunk().await.map_err(|error| body_error(error).into_error())? {
+        body.note_progress();
         bytes.extend_from_slice(&piece);
         if bytes.len() > MAX_FIELD_LEN {
             return Err(refused(name, format!("The field is longer than {MAX_FIELD_LEN} bytes.")));
@@ -107,6 +113,7 @@ fn stream_file(body: FormBody, form: Multipart<'static>, field: Field<'static>) 
         stream::try_unfold((body, form, Some(field)), async |(body, mut form, field)| {
             let Some(mut field) = field else { return Ok(None) };
             if let Some(piece) = field.chunk().await.map_err(body_error)? {
+                body.note_progress();
                 return Ok(Some((piece, (body, form, Some(field)))));
             }
             drop(field);
@@ -127,6 +134,8 @@ fn stream_file(body: FormBody, form: Multipart<'static>, field: Field<'static>) 
 #[derive(Clone)]
 pub struct FormBody {
     pieces: Arc<Mutex<BodyStream>>,
+    /// Bytes taken since the parser last gave something out.
+    unparsed: Arc<AtomicUsize>,
     hashers: Option<Arc<Mutex<(Sha256, Sha512)>>>,
     expected: ExpectedDigests,
 }
@@ -137,14 +146,29 @@ impl FormBody {
         let is_wanted = !expected.sha256.is_empty() || !expected.sha512.is_empty();
         let hashers = is_wanted.then(Arc::default);
         // Fused, as it may be at its end when the rest is read.
-        Self { pieces: Arc::new(Mutex::new(Box::pin(body.fuse()))), hashers, expected }
+        Self { pieces: Arc::new(Mutex::new(Box::pin(body.fuse()))), unparsed: Arc::default(), hashers, expected }
     }
 
     /// What is left of it, hashed as it passes.
     fn pieces(&self) -> BodyStream {
         let (pieces, hashers) = (Arc::clone(&self.pieces), self.hashers.clone());
+        let (unparsed, mut has_given) = (Arc::clone(&self.unparsed), false);
         let pieces = stream::poll_fn(move |context| {
-            pieces.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll_next(context)
+            // The parser takes pieces until none is ready, and keeps them; so it gets one at a time.
+            if std::mem::take(&mut has_given) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if unparsed.load(Ordering::Relaxed) > MAX_HEAD_LEN {
+                let detail = format!("The head of a part is longer than {MAX_HEAD_LEN} bytes.");
+                return Poll::Ready(Some(Err(BodyError::Malformed(detail))));
+            }
+            let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll_next(context);
+            if let Poll::Ready(Some(Ok(piece))) = &next {
+                unparsed.fetch_add(piece.len(), Ordering::Relaxed);
+                has_given = true;
+            }
+            next
         });
         Box::pin(pieces.inspect_ok(move |piece| {
             if let Some(hashers) = &hashers {
@@ -155,11 +179,17 @@ impl FormBody {
         }))
     }
 
+    /// The parser gave something out.
+    fn note_progress(&self) {
+        self.unparsed.store(0, Ordering::Relaxed);
+    }
+
     /// Reads what follows the form, of which there is little, and compares the digests.
     async fn finish(&self) -> Result<(), BodyError> {
         let mut len = 0;
         let mut rest = self.pieces();
         while let Some(piece) = rest.next().await {
+            self.note_progress();
             len += piece?.len();
             if len > MAX_FIELD_LEN {
                 return Err(BodyError::Malformed("The form is followed by something else.".to_owned()));

@@ -4,52 +4,57 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::util::MapRequest;
 
 use super::ServerSettings;
 
 /// Pause after a failed accept, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+type Request = http::Request<Incoming>;
+
 /// Streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 
 /// Serves until `stop` is cancelled, then drains.
 ///
 /// New connections are refused at once; requests under way may finish within the drain time and are
-/// cut after it.
+/// cut after it. When this returns no connection is left.
 pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSettings, stop: CancellationToken) {
     let builder = builder(settings);
     let slots = Arc::new(Semaphore::new(settings.max_connections as usize));
-    let graceful = GracefulShutdown::new();
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(error = %error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(error = %error, "could not set TCP_NODELAY");
-        }
-        let service = TowerToHyperService::new(router.clone());
+    let (graceful, connections, cut) = (GracefulShutdown::new(), TaskTracker::new(), CancellationToken::new());
+    let head_timeout = Duration::from_secs(settings.head_timeout_secs);
+    while let Some((stream, slot)) = accept(&listener, &slots, &stop).await {
+        let (service, first) = watch_first_request(router.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "a connection ended");
+        let cut = cut.clone();
+        connections.spawn(async move {
+            let first_came = async {
+                tokio::time::sleep(head_timeout).await;
+                // Only the first request is timed here: what precedes it, the protocol's version, is timed
+                // nowhere else.
+                if first.is_cancelled() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(error = %error, "a connection ended");
+                    }
+                }
+                () = first_came => tracing::debug!("closed a connection that sent no request"),
+                () = cut.cancelled() => {}
             }
             drop(slot);
         });
@@ -59,6 +64,49 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSetti
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(drain_secs = settings.drain_secs, "cut the requests that did not finish in time");
     }
+    cut.cancel();
+    connections.close();
+    connections.wait().await;
+}
+
+/// The next connection and its slot; none when stopping.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    loop {
+        let next = async {
+            let slot = Arc::clone(slots).acquire_owned().await;
+            (listener.accept().await, slot)
+        };
+        match stop.run_until_cancelled(next).await? {
+            (Ok((stream, _)), Ok(slot)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(error = %error, "could not set TCP_NODELAY");
+                }
+                return Some((stream, slot));
+            }
+            (Err(error), _) => {
+                tracing::warn!(error = %error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            (_, Err(_)) => return None,
+        }
+    }
+}
+
+/// The router as a connection's service, and a token that its first request cancels.
+fn watch_first_request(
+    router: Router,
+) -> (TowerToHyperService<MapRequest<Router, impl Fn(Request) -> Request + Clone>>, CancellationToken) {
+    let first = CancellationToken::new();
+    let seen = first.clone();
+    let watched = MapRequest::new(router, move |request: Request| {
+        seen.cancel();
+        request
+    });
+    (TowerToHyperService::new(watched), first)
 }
 
 fn builder(settings: &ServerSettings) -> auto::Builder<TokioExecutor> {

@@ -9,12 +9,12 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::store::audit::AuditDoc;
 use crate::store::registry::FileDoc;
-use crate::store::{DateTime, StoreError, doc, new_id};
+use crate::store::{DateTime, Id, StoreError, doc, new_id};
 
 /// Documents of one kind handled by one query.
 const PAGE: i64 = 200;
 /// Pages of one kind handled by one sweep.
-const PAGES: usize = 50;
+const PAGES: usize = 20;
 
 /// What a sweep did.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -37,16 +37,58 @@ impl SweepReport {
     }
 }
 
-/// Runs one sweep.
+/// Sweeps again and again; remembers how far the search for unnamed content came.
+#[derive(Debug, Default)]
+pub struct Sweeper {
+    after: Option<Id>,
+}
+
+/// Runs one sweep over everything.
 ///
 /// # Errors
-/// The first step that failed; what was done before stays done.
+/// The first step that failed; the others ran.
 pub async fn sweep(files: &Files) -> Result<SweepReport, Error> {
-    let mut report = SweepReport::default();
-    expire(files, &mut report).await.map_err(doing("expire files"))?;
-    condemn(files, &mut report).await.map_err(doing("condemn unnamed content"))?;
-    reap(files, &mut report).await.map_err(doing("reap condemned content"))?;
-    Ok(report)
+    let (mut sweeper, mut total) = (Sweeper::default(), SweepReport::default());
+    loop {
+        let report = sweeper.sweep(files).await?;
+        total.expired += report.expired;
+        total.condemned += report.condemned;
+        total.reaped += report.reaped;
+        total.freed_bytes += report.freed_bytes;
+        if sweeper.after.is_none() {
+            return Ok(total);
+        }
+    }
+}
+
+impl Sweeper {
+    /// Runs one sweep of bounded length.
+    ///
+    /// # Errors
+    /// The first step that failed; the others ran.
+    pub async fn sweep(&mut self, files: &Files) -> Result<SweepReport, Error> {
+        let mut report = SweepReport::default();
+        let expired = expire(files, &mut report).await.map_err(doing("expire files"));
+        let condemned = self.condemn(files, &mut report).await.map_err(doing("condemn unnamed content"));
+        let reaped = reap(files, &mut report).await.map_err(doing("reap condemned content"));
+        expired.and(condemned).and(reaped).map(|()| report)
+    }
+
+    async fn condemn(&mut self, files: &Files, report: &mut SweepReport) -> Result<(), StoreError> {
+        let now = DateTime::from_system_time(files.clock.now());
+        report.condemned += files.store.condemn_abandoned(now).await?;
+        for _ in 0..PAGES {
+            let page = files.store.find_unnamed(self.after, PAGE).await?;
+            for blob in page.blobs {
+                report.condemned += u64::from(files.store.condemn_unnamed(blob, now).await?);
+            }
+            self.after = page.last;
+            if self.after.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn doing(what: &'static str) -> impl Fn(StoreError) -> Error {
@@ -81,23 +123,6 @@ fn audit_entry(file: &FileDoc, now: DateTime) -> AuditDoc {
         request_id: None,
         details: doc! { "version": file.version, "size": file.content.size, "expireAt": file.expire_at },
     }
-}
-
-async fn condemn(files: &Files, report: &mut SweepReport) -> Result<(), StoreError> {
-    let now = DateTime::from_system_time(files.clock.now());
-    report.condemned += files.store.condemn_abandoned(now).await?;
-    let mut after = None;
-    for _ in 0..PAGES {
-        let page = files.store.find_unnamed(after, PAGE).await?;
-        for blob in page.blobs {
-            report.condemned += u64::from(files.store.condemn_unnamed(blob, now).await?);
-        }
-        after = page.last;
-        if after.is_none() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 async fn reap(files: &Files, report: &mut SweepReport) -> Result<(), StoreError> {

@@ -38,6 +38,8 @@ const WINDOWS_AHEAD: usize = 1;
 const DELETE_WINDOW: i64 = 256;
 /// What the first chunk of a file of unknown length begins with.
 const FIRST_CAPACITY: usize = 64 << 10;
+/// How long a writer waits for memory before its client is asked to come back.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(15);
 const INSERT_TRIES: u32 = 5;
 const INSERT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -211,14 +213,17 @@ impl ChunkWriter {
         let remaining = self.expected.map(|expected| expected.saturating_sub(self.stored_len) as usize);
         let unknown = if self.next_n == 0 { FIRST_CAPACITY } else { self.chunk_size };
         let capacity = remaining.filter(|len| *len > 0).unwrap_or(unknown).min(self.chunk_size);
-        let units = u32::try_from(self.chunk_size.div_ceil(BUDGET_UNIT_LEN)).unwrap_or(u32::MAX);
+        // A chunk of unknown length may grow to its full size.
+        let most = remaining.filter(|len| *len > 0).unwrap_or(self.chunk_size).min(self.chunk_size);
+        let units = u32::try_from(most.div_ceil(BUDGET_UNIT_LEN)).unwrap_or(u32::MAX);
         let permit = match Arc::clone(&self.budget).try_acquire_many_owned(units) {
             Ok(permit) => permit,
             Err(_) => {
                 // A writer waits only while it holds nothing unsent, so the budget always frees up.
                 self.send_batch().await?;
                 let budget = Arc::clone(&self.budget);
-                budget.acquire_many_owned(units).await.expect("the budget is never closed")
+                let waiting = tokio::time::timeout(BUDGET_PATIENCE, budget.acquire_many_owned(units));
+                waiting.await.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Busy)?
             }
         };
         if i32::try_from(self.next_n).is_err() {
@@ -245,8 +250,10 @@ impl ChunkWriter {
         while self.in_flight.len() >= BATCHES_IN_FLIGHT {
             self.join_one().await?;
         }
-        if let Reservation::Due(store, pending) = &self.reservation {
-            self.reservation = Reservation::Made(store.reserve(pending).await?);
+        match &self.reservation {
+            Reservation::Due(store, pending) => self.reservation = Reservation::Made(store.reserve(pending).await?),
+            Reservation::Made(lease) if lease.is_lost() => return Err(StoreError::Stale),
+            Reservation::Made(_) => {}
         }
         let chunks = self.chunks.clone();
         self.in_flight.spawn(async move { insert_batch(&chunks, batch).await });

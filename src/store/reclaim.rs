@@ -2,11 +2,11 @@
 //! bytes. When to run them is `jobs/sweep.rs`'s decision.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
 use super::audit::AuditDoc;
 use super::blobs::BlobDoc;
-use super::registry::FileDoc;
+use super::registry::{FileDoc, readable};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS};
 use super::segments::State;
 use super::{Id, Store, StoreError, StoreResult};
@@ -27,9 +27,9 @@ impl Store {
         Ok(blobs.update_one(unchanged, condemned(now)).await?.modified_count == 1)
     }
 
-    /// Condemns pending blobs whose writers gave no sign of life until `now`.
+    /// Condemns pending blobs whose writers let their lease run out, in the database's time.
     pub async fn condemn_abandoned(&self, now: DateTime) -> StoreResult<u64> {
-        let abandoned = doc! { "state": State::Pending.name(), "lease": { "$lt": now } };
+        let abandoned = doc! { "state": State::Pending.name(), "$expr": { "$lt": ["$lease", "$$NOW"] } };
         Ok(self.documents(BLOBS).update_many(abandoned, condemned(now)).await?.modified_count)
     }
 
@@ -59,9 +59,8 @@ impl Store {
     /// Files that expired, a few of them; legal hold never expires.
     pub async fn find_expired(&self, now: DateTime, limit: i64) -> StoreResult<Vec<FileDoc>> {
         let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": { "$ne": true } };
-        let found =
-            self.collection::<FileDoc>(REGISTRY).find(expired).sort(doc! { "expireAt": 1 }).limit(limit).await?;
-        Ok(found.try_collect().await?)
+        let registry = self.collection::<RawDocumentBuf>(REGISTRY);
+        readable(registry.find(expired).sort(doc! { "expireAt": 1 }).limit(limit).await?).await
     }
 
     /// Removes an expired file with its audit entry; false when it changed meanwhile.

@@ -2,7 +2,8 @@
 //! appear only through `commit.rs`.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
+use mongodb::Cursor;
+use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, doc};
 use serde::{Deserialize, Serialize};
 
 use super::audit::AuditDoc;
@@ -243,6 +244,21 @@ fn visible(tenant: &str, now: DateTime) -> Document {
     }
 }
 
+/// Registry documents without those no gateway wrote: one of them must not hide the others.
+pub(super) async fn readable(mut found: Cursor<RawDocumentBuf>) -> StoreResult<Vec<FileDoc>> {
+    let mut files = Vec::new();
+    while let Some(document) = found.try_next().await? {
+        match mongodb::bson::deserialize_from_slice(document.as_bytes()) {
+            Ok(file) => files.push(file),
+            Err(error) => {
+                let id = document.get("_id").ok().flatten();
+                tracing::error!(?id, %error, "a registry document cannot be read and is left out");
+            }
+        }
+    }
+    Ok(files)
+}
+
 /// What to change in a registry document.
 #[derive(Debug, Clone, Default)]
 pub struct FileChange {
@@ -258,6 +274,11 @@ impl Store {
         let mut filter = visible(tenant, now);
         filter.insert("file", file);
         Ok(self.collection::<FileDoc>(REGISTRY).find_one(filter).max_time(self.query_timeout).await?)
+    }
+
+    /// Whether there is no file at all.
+    pub async fn is_registry_empty(&self) -> StoreResult<bool> {
+        Ok(self.documents(REGISTRY).find_one(doc! {}).projection(doc! { "_id": 1 }).await?.is_none())
     }
 
     /// One page of a tenant's files.
@@ -276,13 +297,13 @@ impl Store {
             filter.get_array_mut("$and").map_err(|error| StoreError::Damaged(error.to_string()))?.push(later.into());
         }
         let found = self
-            .collection::<FileDoc>(REGISTRY)
+            .collection::<RawDocumentBuf>(REGISTRY)
             .find(filter)
             .sort(doc! { key: sign, "_id": sign })
             .limit(query.limit)
             .max_time(self.query_timeout)
             .await?;
-        Ok(found.try_collect().await?)
+        readable(found).await
     }
 
     /// How many of a tenant's files the filter shows.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, doc};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::blobs::BlobDoc;
@@ -200,12 +201,24 @@ pub struct Pending {
 }
 
 /// Renews the lease of pending rows until dropped.
+///
+/// Leases are kept in the database's own time, so clocks of gateways do not matter.
 pub struct LeaseKeeper {
+    lost: CancellationToken,
     _renewing: AbortOnDropHandle<()>,
 }
 
-fn lease_end(lease: Duration) -> DateTime {
-    DateTime::from_system_time(std::time::SystemTime::now() + lease)
+impl LeaseKeeper {
+    /// Whether the rows were taken away: nothing of the upload can be published any more.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+}
+
+/// The database's time and so much more.
+fn lease_end(lease: Duration) -> Bson {
+    let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    doc! { "$add": ["$$NOW", millis] }.into()
 }
 
 impl Store {
@@ -214,35 +227,59 @@ impl Store {
     /// # Errors
     /// When a row could not be inserted; nothing refers to the rows then.
     pub async fn reserve(&self, pending: &Pending) -> StoreResult<LeaseKeeper> {
-        let (mut blob, mut segment) = (pending.blob.clone(), pending.segment.clone());
-        blob.lease = Some(lease_end(pending.lease));
-        segment.lease = blob.lease;
-        self.collection::<BlobDoc>(BLOBS).insert_one(&blob).await?;
-        self.collection::<SegmentDoc>(SEGMENTS).insert_one(&segment).await?;
-        let (store, lease) = (self.clone(), pending.lease);
+        let (blob, segment, lease) = (pending.blob.id, pending.segment.id, pending.lease);
+        self.insert_leased(BLOBS, blob, &pending.blob, lease).await?;
+        self.insert_leased(SEGMENTS, segment, &pending.segment, lease).await?;
+        let (store, lost) = (self.clone(), CancellationToken::new());
+        let losing = lost.clone();
         let renewing = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(lease / 3).await;
-                if let Err(error) = store.set_lease(blob.id, segment.id, lease_end(lease)).await {
-                    tracing::warn!(error = %error, segment = %segment.id, "could not renew a lease");
+                match store.set_lease(blob, segment, lease_end(lease)).await {
+                    Ok(true) => {}
+                    Ok(false) => return losing.cancel(),
+                    Err(error) => tracing::warn!(error = %error, %segment, "could not renew a lease"),
                 }
             }
         });
-        Ok(LeaseKeeper { _renewing: AbortOnDropHandle::new(renewing) })
+        Ok(LeaseKeeper { lost, _renewing: AbortOnDropHandle::new(renewing) })
     }
 
-    /// Gives up pending rows: the next sweep condemns what was written.
-    pub async fn release(&self, blob: Id, segment: Id) -> StoreResult<()> {
-        self.set_lease(blob, segment, DateTime::from_millis(0)).await
+    async fn insert_leased<T: Serialize + Sync>(
+        &self,
+        collection: &str,
+        id: Id,
+        row: &T,
+        lease: Duration,
+    ) -> StoreResult<()> {
+        let row = mongodb::bson::serialize_to_document(row).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let leased = doc! { "$replaceWith": { "$mergeObjects": [{ "$literal": row }, { "lease": lease_end(lease) }] } };
+        self.documents(collection).update_one(doc! { "_id": id }, vec![leased]).upsert(true).await?;
+        Ok(())
     }
 
-    async fn set_lease(&self, blob: Id, segment: Id, until: DateTime) -> StoreResult<()> {
-        let renew = doc! { "$set": { "lease": until } };
-        for (collection, id) in [(BLOBS, blob), (SEGMENTS, segment)] {
-            let pending = doc! { "_id": id, "state": State::Pending.name() };
-            self.documents(collection).update_one(pending, renew.clone()).await?;
+    /// Gives up an upload's pending rows: the next sweep condemns what was written.
+    ///
+    /// Its inserts **MUST** have settled. Where a sweep was quicker and the rows are gone already, the
+    /// chunks that came after it are removed here; nothing can name them any more.
+    pub async fn release(&self, pending: &Pending) -> StoreResult<()> {
+        let segment = &pending.segment;
+        let was_pending = self.set_lease(pending.blob.id, segment.id, DateTime::from_millis(0).into()).await?;
+        if !was_pending && self.find_segments_by_id(&[segment.id]).await?.is_empty() {
+            self.delete_grid_file(&segment.bucket, &segment.id.into()).await?;
         }
         Ok(())
+    }
+
+    /// False when a row is no longer pending.
+    async fn set_lease(&self, blob: Id, segment: Id, until: Bson) -> StoreResult<bool> {
+        let mut are_pending = true;
+        for (collection, id) in [(BLOBS, blob), (SEGMENTS, segment)] {
+            let pending = doc! { "_id": id, "state": State::Pending.name() };
+            let renew = vec![doc! { "$set": { "lease": until.clone() } }];
+            are_pending &= self.documents(collection).update_one(pending, renew).await?.matched_count == 1;
+        }
+        Ok(are_pending)
     }
 
     /// The segments of a blob, by offset.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mongodb::ClientSession;
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
-use mongodb::options::{ReadConcern, TransactionOptions, WriteConcern};
+use mongodb::options::{ReadConcern, TransactionOptions};
 
 use super::{Store, StoreError, StoreResult};
 
@@ -59,10 +59,8 @@ impl Transaction {
     /// # Errors
     /// As the driver's `startTransaction`.
     pub async fn attempt(&mut self) -> StoreResult<&mut ClientSession> {
-        let options = TransactionOptions::builder()
-            .read_concern(ReadConcern::snapshot())
-            .write_concern(WriteConcern::majority())
-            .build();
+        let options =
+            TransactionOptions::builder().read_concern(ReadConcern::snapshot()).write_concern(super::durable()).build();
         self.session.start_transaction().with_options(options).await?;
         Ok(&mut self.session)
     }

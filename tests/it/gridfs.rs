@@ -638,7 +638,7 @@ async fn a_writer_whose_rows_were_taken_away_keeps_a_lease_only_on_pending_rows(
         .update_one(doc! { "_id": id }, doc! { "$set": { "state": "live" } })
         .await
         .unwrap();
-    test.store.release(rows.blob.id, id).await.unwrap();
+    test.store.release(&rows).await.unwrap();
     let row = test.db.collection::<Document>("segments").find_one(doc! { "_id": id }).await.unwrap().unwrap();
     assert!(*row.get_datetime("lease").unwrap() > DateTime::now(), "a live row is not released");
     drop(lease);

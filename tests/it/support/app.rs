@@ -65,6 +65,11 @@ impl TestApp {
         Self { app, url, database, clock, client, stop }
     }
 
+    /// Begins to drain.
+    pub fn stop_serving(&self) {
+        self.stop.cancel();
+    }
+
     /// A request of the administrator.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.anonymous(method, path).bearer_auth(ADMIN_KEY)
