@@ -70,3 +70,10 @@ fn every_codec_plain_and_sealed_gives_back_what_it_took_around_every_frame_borde
         }
     }
 }
+
+#[test]
+fn three_per_cent_saved_is_worth_it_and_less_is_not() {
+    assert!(is_worthwhile(100, 97) && !is_worthwhile(100, 98));
+    assert!(is_worthwhile(1000, 970) && !is_worthwhile(1000, 971));
+    assert!(!is_worthwhile(0, 1) && !is_worthwhile(1, 1));
+}

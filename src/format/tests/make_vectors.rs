@@ -276,6 +276,9 @@ fn forgeries() {
     forged("frame-plain-length", "FrameLength", "a frame names another length than its place has", &|made| {
         frame(made, 0, 17, plain[16..33].to_vec());
     });
+    forged("frame-plain-length-alone", "FrameLength", "a frame of the right length names another", &|made| {
+        frame(made, 0, 17, plain[16..32].to_vec());
+    });
     forged("raw-frame-short", "FrameLength", "a raw frame holds a byte less than it names", &|made| {
         frame(made, 0, 16, plain[16..31].to_vec());
     });
@@ -375,6 +378,10 @@ fn bad_seek_tables() {
     zstd("seek-table-plain-length", "Index", "the seek table has another plain length", &|made| made.tail[12] ^= 1);
     zstd("seek-table-magic", "Index", "the seek table ends with another number", &|made| {
         *made.tail.last_mut().expect("not empty") ^= 1;
+    });
+    zstd("seek-table-descriptor", "Index", "the seek table claims checksums", &|made| {
+        let at = made.tail.len() - 5;
+        made.tail[at] = 0x80;
     });
     zstd("seek-table-missing", "Index", "the seek table is missing", &|made| made.tail.clear());
 }
