@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::app::{TestApp, content_path, noise};
 
-const CHUNK: usize = 255 << 10;
+const CHUNK: usize = 64 << 10;
 /// Every form in which a file's bytes are stored.
 const FORMS: [&str; 5] = [
     "encrypt=false&compress=none",
@@ -22,6 +22,16 @@ const FORMS: [&str; 5] = [
     "encrypt=true&compress=zstd",
     "encrypt=false&compress=gzip",
 ];
+
+/// A gateway with small chunks and frames, so that there are many of them.
+async fn start() -> TestApp {
+    TestApp::start_with(|settings| {
+        for bucket in settings.buckets.values_mut() {
+            (bucket.small_chunk_kib, bucket.frame_kib) = (64, 64);
+        }
+    })
+    .await
+}
 
 /// A stored file whose documents can be changed and put back.
 struct Victim<'a> {
@@ -36,6 +46,7 @@ struct Victim<'a> {
 
 /// What a download gave.
 struct Answer {
+    /// 0 where no head came.
     status: u16,
     bytes: Vec<u8>,
     has_ended: bool,
@@ -107,7 +118,10 @@ impl<'a> Victim<'a> {
         if let Some((start, end)) = range {
             request = request.header("range", format!("bytes={start}-{}", end - 1));
         }
-        let mut response = request.send().await.unwrap();
+        // The connection may be cut before the head has left.
+        let Ok(mut response) = request.send().await else {
+            return Answer { status: 0, bytes: Vec::new(), has_ended: false };
+        };
         let status = response.status().as_u16();
         if status >= 400 {
             let kind = response.headers()["content-type"].to_str().unwrap();
@@ -128,7 +142,7 @@ impl<'a> Victim<'a> {
         if answer.status >= 500 {
             return true;
         }
-        assert_eq!(answer.status, 200, "{what}");
+        assert!([0, 200].contains(&answer.status), "{what}: {}", answer.status);
         assert!(!answer.has_ended, "{what}: a damaged file ended cleanly");
         assert!(answer.bytes.len() < self.bytes.len(), "{what}: all bytes came");
         assert!(self.bytes.starts_with(&answer.bytes), "{what}: a wrong byte was given out");
@@ -161,7 +175,7 @@ impl<'a> Victim<'a> {
 
 #[tokio::test]
 async fn tampered_chunks_never_give_a_wrong_byte_and_leave_the_other_frames_readable() {
-    let app = TestApp::start().await;
+    let app = start().await;
     for form in FORMS {
         let victim = Victim::upload(&app, form, 1).await;
         let other = Victim::upload(&app, form, 2).await;
@@ -228,7 +242,7 @@ async fn tampered_chunks_never_give_a_wrong_byte_and_leave_the_other_frames_read
 
 #[tokio::test]
 async fn two_files_that_exchange_all_their_chunks_are_both_refused() {
-    let app = TestApp::start().await;
+    let app = start().await;
     for form in FORMS {
         let (a, b) = (Victim::upload(&app, form, 3).await, Victim::upload(&app, form, 4).await);
         for (victim, other) in [(&a, &b), (&b, &a)] {
@@ -243,19 +257,19 @@ async fn two_files_that_exchange_all_their_chunks_are_both_refused() {
 
 #[tokio::test]
 async fn an_extra_chunk_is_refused_where_the_end_is_read() {
-    let app = TestApp::start().await;
+    let app = start().await;
     let victim = Victim::upload(&app, FORMS[0], 5).await;
     let mut extra = victim.chunks[0].clone();
     extra.insert("_id", new_id());
     extra.insert("n", victim.chunks.len() as i32);
     victim.documents("files.chunks").insert_one(extra).await.unwrap();
-    assert!(!victim.assert_refused("an extra chunk").await);
+    victim.assert_refused("an extra chunk").await;
     assert!(victim.is_exact(0, 1000, "an extra chunk").await);
 }
 
 #[tokio::test]
 async fn a_tampered_segment_row_is_refused_and_never_gives_a_wrong_byte() {
-    let app = TestApp::start().await;
+    let app = start().await;
     for form in FORMS {
         let victim = Victim::upload(&app, form, 6).await;
         let other = Victim::upload(&app, form, 7).await;
@@ -339,7 +353,7 @@ async fn a_tampered_segment_row_is_refused_and_never_gives_a_wrong_byte() {
 
 #[tokio::test]
 async fn another_codec_in_the_row_is_refused_or_means_the_same_bytes() {
-    let app = TestApp::start().await;
+    let app = start().await;
     for form in FORMS {
         let victim = Victim::upload(&app, form, 9).await;
         let own = victim.row.get_str("codec").unwrap().to_owned();
@@ -358,7 +372,7 @@ async fn another_codec_in_the_row_is_refused_or_means_the_same_bytes() {
 
 #[tokio::test]
 async fn a_tampered_registry_document_is_refused() {
-    let app = TestApp::start().await;
+    let app = start().await;
     for form in FORMS {
         let (victim, other) = (Victim::upload(&app, form, 10).await, Victim::upload(&app, form, 11).await);
         let content =
@@ -399,7 +413,7 @@ async fn a_tampered_registry_document_is_refused() {
 
 #[tokio::test]
 async fn a_file_moved_to_another_tenant_or_id_is_readable_for_nobody() {
-    let app = TestApp::start().await;
+    let app = start().await;
     let key = "gg_key_of_the_other_tenant_0123456789";
     let stored = ApiKeyDoc {
         id: "other".to_owned(),
@@ -428,7 +442,7 @@ async fn a_file_moved_to_another_tenant_or_id_is_readable_for_nobody() {
 
 #[tokio::test]
 async fn two_blobs_that_exchange_their_segments_are_both_refused() {
-    let app = TestApp::start().await;
+    let app = start().await;
     for form in FORMS {
         let (a, b) = (Victim::upload(&app, form, 13).await, Victim::upload(&app, form, 14).await);
         a.update("segments", a.segment(), doc! { "$set": { "blob": b.row.get("blob").unwrap().clone() } }).await;
@@ -444,7 +458,7 @@ async fn two_blobs_that_exchange_their_segments_are_both_refused() {
 
 #[tokio::test]
 async fn an_empty_file_with_a_tampered_row_is_refused() {
-    let app = TestApp::start().await;
+    let app = start().await;
     for query in ["encrypt=false&compress=none", "encrypt=true", "encrypt=false&compress=zstd"] {
         let file = app.put(&format!("name=a.bin&{query}"), "application/x-noise", "").await;
         assert_eq!(app.content(&file).await, b"");
