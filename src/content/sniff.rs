@@ -18,7 +18,8 @@ pub struct Sniffed {
 /// Decides the type.
 ///
 /// The rule: bytes that are recognised win over the declared type. A recognised *container*
-/// (ZIP, OLE, XML, gzip) gives way to a declared type that is kept in such a container. Bytes
+/// (ZIP, OLE, XML, gzip) gives way to a type that is kept in such a container: the declared one, or
+/// without one the name's. Bytes
 /// that are not recognised keep the declared type; without one the name's extension decides, and
 /// else `text/plain` for UTF-8 text and `application/octet-stream` for anything else.
 ///
@@ -30,7 +31,11 @@ pub fn sniff(head: &[u8], declared: Option<&str>, name: &str) -> Sniffed {
     let is_invalid = declared.is_some_and(|text| MediaType::parse(text).is_none());
     let media_type = match (recognise(head), &declared_type) {
         (Some(found), Some(declared)) if is_kept_in(declared.essence(), found) => declared.clone(),
-        (Some(found), _) => MediaType::known(found),
+        (Some(found), None) => {
+            let named = by_name(name).filter(|named| is_kept_in(named.essence(), found));
+            named.unwrap_or_else(|| MediaType::known(found))
+        }
+        (Some(found), Some(_)) => MediaType::known(found),
         (None, Some(declared)) => declared.clone(),
         (None, None) if is_invalid => MediaType::octet_stream(),
         (None, None) => by_name(name).unwrap_or_else(|| by_text(head)),
@@ -45,7 +50,42 @@ fn recognise(head: &[u8]) -> Option<&'static str> {
     if is_svg(head) {
         return Some("image/svg+xml");
     }
-    infer::get(head).map(|found| found.mime_type()).filter(|found| *found != "application/octet-stream")
+    let found = infer::get(head)?.mime_type();
+    match found {
+        "application/octet-stream" => None,
+        "application/zip" => office_type(head).or(Some(found)),
+        _ => Some(registered_name(found)),
+    }
+}
+
+/// The type of an Office Open XML package by the folders in it, wherever they stand in the ZIP.
+///
+/// # Source
+/// ECMA-376 part 2 §10.2 (`[Content_Types].xml`); APPNOTE.TXT §4.3.7 (local file header)
+fn office_type(head: &[u8]) -> Option<&'static str> {
+    const PACKAGE: [&[u8]; 3] = [b"[Content_Types].xml", b"_rels/.rels", b"docProps/"];
+    const FOLDERS: [(&[u8], &str); 3] = [
+        (b"word/", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+        (b"xl/", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+        (b"ppt/", "application/vnd.openxmlformats-officedocument.presentationml.presentation"),
+    ];
+    let headers = head.windows(4).enumerate().filter(|(_, window)| window == b"PK\x03\x04");
+    let names: Vec<&[u8]> = headers.filter_map(|(at, _)| head.get(at + 30..)).collect();
+    let is_marked = |name: &&[u8]| PACKAGE.iter().any(|mark| name.starts_with(mark));
+    let is_package = names.iter().any(is_marked);
+    let (_, found) = FOLDERS.iter().find(|(folder, _)| names.iter().any(|name| name.starts_with(folder)))?;
+    is_package.then_some(*found)
+}
+
+/// The type's registered name where `infer` has an older one.
+fn registered_name(found: &'static str) -> &'static str {
+    match found {
+        "audio/x-flac" => "audio/flac",
+        "audio/x-wav" => "audio/wav",
+        "audio/m4a" => "audio/mp4",
+        "video/x-m4v" => "video/mp4",
+        _ => found,
+    }
 }
 
 /// Whether the first element is `svg`, after whatever XML allows before it: an image type that can
@@ -137,7 +177,9 @@ mod tests {
     #[test]
     fn a_container_gives_way_to_a_type_kept_in_it() {
         assert_eq!(stored(ZIP, Some("application/epub+zip"), "b"), "application/epub+zip");
-        assert_eq!(stored(ZIP, Some("image/png"), "b"), "application/zip");
+        assert_eq!(stored(ZIP, Some("image/png"), "b.epub"), "application/zip");
+        assert_eq!(stored(ZIP, None, "b.epub"), "application/epub+zip");
+        assert_eq!(stored(ZIP, None, "b.html"), "application/zip");
         assert_eq!(stored(b"<?xml version=\"1.0\"?><svg/>", Some("image/svg+xml"), "b"), "image/svg+xml");
     }
 
