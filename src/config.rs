@@ -85,35 +85,36 @@ const SHORT_VARIABLES: [(&str, &str); 8] = [
     ("GRIDGATE_PUBLIC_URL", "server.public_url"),
 ];
 
-/// Whether a number can stand where a text is wanted.
+/// Where values come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Text {
-    /// In a file text has quotes.
-    MustBeText,
-    /// A variable has none, and so `7` may be a text.
-    MayLookLikeANumber,
+enum Origin {
+    /// A file's values have types.
+    File,
+    /// A variable's are all text, some of it numbers.
+    Environment,
 }
 
 /// Refuses values of another type than the default's, which `config` would bend into shape: `true` to
 /// 1, 1.5 to 2. Keys that have no default are left to the settings' own shape.
-fn check_types(path: &str, default: &ValueKind, given: &ValueKind, text: Text) -> Result<(), SettingsError> {
+fn check_types(path: &str, default: &ValueKind, given: &ValueKind, origin: Origin) -> Result<(), SettingsError> {
     let (wanted, is_right) = match (default, given) {
         (ValueKind::Table(defaults), ValueKind::Table(given)) => {
             for (name, value) in given {
                 // A bucket of one's own is like the one that takes anything.
                 let default = defaults.get(name).or_else(|| defaults.get("files").filter(|_| path == "buckets"));
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                default.map_or(Ok(()), |default| check_types(&path, &default.kind, &value.kind, text))?;
+                default.map_or(Ok(()), |default| check_types(&path, &default.kind, &value.kind, origin))?;
             }
             return Ok(());
         }
         (ValueKind::Table(_), _) => ("a table", false),
         (ValueKind::Array(_), given) => ("a list", matches!(given, ValueKind::Array(_))),
+        (ValueKind::I64(_), ValueKind::String(number)) if origin == Origin::Environment => {
+            ("a whole number", number.parse::<i64>().is_ok())
+        }
         (ValueKind::I64(_), given) => ("a whole number", matches!(given, ValueKind::I64(_) | ValueKind::U64(_))),
         (ValueKind::String(_), ValueKind::Table(_) | ValueKind::Array(_)) => ("a text", false),
-        (ValueKind::String(_), given) => {
-            ("a text", text == Text::MayLookLikeANumber || matches!(given, ValueKind::String(_)))
-        }
+        (ValueKind::String(_), given) => ("a text", matches!(given, ValueKind::String(_))),
         _ => return Ok(()),
     };
     if is_right {
@@ -134,12 +135,12 @@ impl Settings {
         let mut builder = Config::builder().add_source(defaults.clone());
         if let Some(file) = file {
             let file = Config::builder().add_source(File::from(file).format(FileFormat::Toml)).build()?;
-            check_types("", &defaults.cache.kind, &file.cache.kind, Text::MustBeText)?;
+            check_types("", &defaults.cache.kind, &file.cache.kind, Origin::File)?;
             builder = builder.add_source(file);
         }
         let environment = Environment::with_prefix("GRIDGATE").prefix_separator("__").separator("__");
         let environment = Config::builder().add_source(environment).build()?;
-        check_types("", &defaults.cache.kind, &environment.cache.kind, Text::MayLookLikeANumber)?;
+        check_types("", &defaults.cache.kind, &environment.cache.kind, Origin::Environment)?;
         builder = builder.add_source(environment);
         for (variable, key) in SHORT_VARIABLES {
             match std::env::var(variable) {

@@ -182,6 +182,7 @@ pub struct Store {
     data: Database,
     query_timeout: Duration,
     upload_budget: Arc<Semaphore>,
+    upload_budget_len: usize,
 }
 
 impl Store {
@@ -204,11 +205,13 @@ impl Store {
             options.connect_timeout = Some(Duration::from_secs(10));
             Ok(Client::with_options(options)?.database(&settings.name))
         };
+        let upload_budget_len = settings.upload_budget_mib as usize * schema::BUDGET_UNITS_PER_MIB;
         Ok(Self {
             meta: client(settings.meta_pool, "meta").await?,
             data: client(settings.data_pool, "data").await?,
             query_timeout: Duration::from_millis(settings.query_timeout_ms),
-            upload_budget: Arc::new(Semaphore::new(settings.upload_budget_mib as usize * schema::BUDGET_UNITS_PER_MIB)),
+            upload_budget: Arc::new(Semaphore::new(upload_budget_len)),
+            upload_budget_len,
         })
     }
 

@@ -15,7 +15,8 @@ use crate::pipeline::BodyError;
 use crate::pipeline::encode::{Encoded, Encoding};
 use crate::pipeline::frames::FrameSource;
 use crate::store::blobs::BlobDoc;
-use crate::store::gridfs::{GridFile, WrittenChunks};
+use crate::store::gridfs::GridFile;
+use crate::store::gridfs::write::WrittenChunks;
 use crate::store::segments::{Pending, SegmentDoc};
 use crate::store::{Document, new_id};
 

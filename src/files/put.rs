@@ -27,7 +27,7 @@ use crate::pipeline::frames::FrameSource;
 use crate::pipeline::{BodyError, BodyStream};
 use crate::random;
 use crate::store::blobs::BlobDoc;
-use crate::store::gridfs::ChunkWriter;
+use crate::store::gridfs::write::ChunkWriter;
 use crate::store::segments::{Pending, SegmentDoc, WrapDoc, binary};
 use crate::store::{Id, StoreError, new_id};
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::AuditDoc;
 use super::blobs::BlobDoc;
-use super::gridfs::{FilesDocument, WrittenChunks};
+use super::gridfs::FilesDocument;
+use super::gridfs::write::WrittenChunks;
 use super::registry::FileDoc;
 use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::{SegmentDoc, State};

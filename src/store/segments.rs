@@ -254,7 +254,9 @@ impl Store {
     ) -> StoreResult<()> {
         let row = mongodb::bson::serialize_to_document(row).map_err(|error| StoreError::Damaged(error.to_string()))?;
         let leased = doc! { "$replaceWith": { "$mergeObjects": [{ "$literal": row }, { "lease": lease_end(lease) }] } };
-        self.documents(collection).update_one(doc! { "_id": id }, vec![leased]).upsert(true).await?;
+        // Matches nothing, so that an id in use is a duplicate and not overwritten.
+        let absent = doc! { "_id": id, "state": { "$exists": false } };
+        self.documents(collection).update_one(absent, vec![leased]).upsert(true).await?;
         Ok(())
     }
 

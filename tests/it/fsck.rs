@@ -1,6 +1,7 @@
 //! The checker finds what is planted and nothing else.
 
-use gridgate::jobs::fsck::{FsckReport, fsck};
+use gridgate::jobs::fsck::fsck;
+use gridgate::jobs::fsck::report::FsckReport;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 
 use crate::support::app::{TestApp, noise};

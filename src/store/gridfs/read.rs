@@ -1,0 +1,114 @@
+//! Reading stored bytes by position: windows of chunks, each a single reply, ahead of the consumer.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use mongodb::bson::{RawDocumentBuf, doc};
+
+use super::GridFile;
+use crate::store::chunks::payloads;
+use crate::store::schema::chunks_of;
+use crate::store::{Store, StoreError, StoreResult};
+
+/// Chunk bytes asked for at once. A single reply is cut silently at 16 MiB.
+const WINDOW_LEN: u64 = 2 << 20;
+/// Chunks asked for at once, however small they are: the documents around them fill the reply too.
+const WINDOW_CHUNKS: u64 = 4096;
+/// Windows read ahead of the consumer, the one being consumed not counted.
+const WINDOWS_AHEAD: usize = 1;
+
+impl Store {
+    /// Reads stored bytes of a file, in order, as slices of the server's replies.
+    ///
+    /// Reads no chunk outside the span, and no window but the one being consumed and the next;
+    /// holds no connection while the consumer pauses.
+    ///
+    /// # Errors
+    /// The stream ends with [`StoreError::Damaged`] at a chunk that is missing or of a wrong length
+    /// even when asked for a second time.
+    ///
+    /// # Cancel safety
+    /// Windows under way when the stream is dropped are read to their end: an abandoned reply
+    /// costs its connection.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn read_chunks(
+        &self,
+        file: GridFile,
+        span: Range<u64>,
+    ) -> impl Stream<Item = StoreResult<Bytes>> + Send + use<> {
+        let size = u64::from(file.chunk_size);
+        let chunks = if span.is_empty() { 0..0 } else { span.start / size..span.end.div_ceil(size) };
+        let step = (WINDOW_LEN / size).clamp(1, WINDOW_CHUNKS);
+        let (end, starts) = (chunks.end, chunks.step_by(step as usize));
+        let windows = starts.map(move |start| start..start.saturating_add(step).min(end));
+        let (store, file) = (self.clone(), Arc::new(file));
+        stream::iter(windows)
+            .map(move |window| {
+                let (store, file, span) = (store.clone(), Arc::clone(&file), span.clone());
+                // A task of its own takes the reply off the connection while the consumer pauses.
+                let reading = tokio::spawn(async move { store.read_window(&file, window, &span).await });
+                reading.map(|read| {
+                    read.unwrap_or_else(|error| Err(StoreError::Damaged(format!("a read task ended: {error}"))))
+                })
+            })
+            .buffered(WINDOWS_AHEAD + 1)
+            .map_ok(|payloads| stream::iter(payloads.into_iter().map(Ok)))
+            .try_flatten()
+    }
+
+    async fn read_window(&self, file: &GridFile, window: Range<u64>, span: &Range<u64>) -> StoreResult<Vec<Bytes>> {
+        let payloads = match self.find_window(file, &window).await {
+            Err(StoreError::Damaged(what)) => {
+                tracing::warn!(what, bucket = file.bucket, "reading chunks a second time");
+                self.find_window(file, &window).await?
+            }
+            outcome => outcome?,
+        };
+        let size = u64::from(file.chunk_size);
+        let trim = |(n, payload): (u64, Bytes)| {
+            let start = n * size;
+            let from = span.start.saturating_sub(start).min(payload.len() as u64);
+            let to = span.end.saturating_sub(start).min(payload.len() as u64);
+            payload.slice(from as usize..to as usize)
+        };
+        Ok(window.zip(payloads).map(trim).collect())
+    }
+
+    async fn find_window(&self, file: &GridFile, window: &Range<u64>) -> StoreResult<Vec<Bytes>> {
+        let number =
+            |n: u64| u32::try_from(n).map_err(|_| StoreError::Damaged("a chunk number is out of range".into()));
+        let wanted = number(window.start)?..number(window.end)?;
+        let count = file.chunk_count()?;
+        if wanted.end > count {
+            return Err(StoreError::Damaged(format!("the file ends before chunk {}", wanted.end)));
+        }
+        // One more than wanted: a chunk after the last or a second one at a place would come too.
+        let end = if wanted.end == count { i64::from(count) + 1 } else { i64::from(wanted.end) };
+        let limit = wanted.end - wanted.start + 1;
+        let filter = doc! {
+            "files_id": file.files_id.clone(),
+            "n": { "$gte": i64::from(wanted.start), "$lt": end },
+        };
+        let mut batches = self
+            .data
+            .collection::<RawDocumentBuf>(&chunks_of(&file.bucket))
+            .find(filter)
+            .sort(doc! { "n": 1 })
+            .projection(doc! { "_id": 0, "n": 1, "data": 1 })
+            // A negative limit asks for a single reply: no cursor to lose, and retryable.
+            .limit(-i64::from(limit))
+            // The server's own first batch is 101 documents.
+            .batch_size(limit)
+            .batch()
+            .await?;
+        match batches.try_next().await? {
+            Some(batch) => payloads(batch, wanted, |n| file.chunk_len(n)),
+            None => Err(StoreError::Damaged(format!("chunk {} is missing", wanted.start))),
+        }
+    }
+}

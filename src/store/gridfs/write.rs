@@ -1,0 +1,254 @@
+//! Writing the chunks of one GridFS file: batches in flight, bounded by the store's byte budget.
+//!
+//! Ends with chunks; the files document and everything that names the file are other modules'.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mongodb::Collection;
+use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::error::{ErrorKind, IndexedWriteError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::repeat;
+use crate::store::chunks::{AttemptPrefix, ChunkDocument};
+use crate::store::schema::{BUDGET_UNIT_LEN, chunks_of};
+use crate::store::segments::{LeaseKeeper, Pending};
+use crate::store::{DUPLICATE_KEY, Id, Store, StoreError, StoreResult};
+
+/// Chunk bytes of one insert when nobody else writes.
+const BATCH_LEN: usize = 8 << 20;
+/// Inserts of one writer under way at once: one loses a third of the speed, four gain nothing.
+const BATCHES_IN_FLIGHT: usize = 2;
+/// What the first chunk of a file of unknown length begins with.
+const FIRST_CAPACITY: usize = 64 << 10;
+/// How long a writer waits for memory before its client is asked to come back.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Writes the chunks of one GridFS file: batches in flight, bounded by the store's byte budget.
+///
+/// # Cancel safety
+/// Inserts run in tasks of their own. A writer that is dropped leaves chunks without a files
+/// document, which no reader sees; the pending segment row leads the sweeper to them.
+pub struct ChunkWriter {
+    chunks: Collection<RawDocumentBuf>,
+    budget: Arc<Semaphore>,
+    /// All permits of the budget: below half of it batches are sent as they are.
+    budget_len: usize,
+    files_id: Id,
+    prefix: AttemptPrefix,
+    chunk_size: usize,
+    /// Stored bytes still expected, where the length is known.
+    expected: Option<u64>,
+    next_n: u32,
+    stored_len: u64,
+    open: Option<(ChunkDocument, OwnedSemaphorePermit)>,
+    batch: Batch,
+    in_flight: JoinSet<StoreResult<()>>,
+    reservation: Reservation,
+}
+
+/// The pending rows that lead the sweeper to chunks no commit followed: inserted before the first
+/// chunk, and kept alive until the commit.
+enum Reservation {
+    Due(Store, Box<Pending>),
+    Made(LeaseKeeper),
+}
+
+#[derive(Default)]
+struct Batch {
+    documents: Vec<RawDocumentBuf>,
+    permits: Vec<OwnedSemaphorePermit>,
+    len: usize,
+}
+
+impl ChunkWriter {
+    /// A writer of the pending segment's bytes. `expected_len` is a hint about their number.
+    pub fn new(store: &Store, pending: Pending, expected_len: Option<u64>) -> Self {
+        Self {
+            chunks: store.data.collection(&chunks_of(&pending.segment.bucket)),
+            budget: Arc::clone(&store.upload_budget),
+            budget_len: store.upload_budget_len,
+            files_id: pending.segment.id,
+            prefix: AttemptPrefix::random(),
+            chunk_size: pending.segment.chunk_size.unsigned_abs() as usize,
+            expected: expected_len,
+            next_n: 0,
+            stored_len: 0,
+            open: None,
+            batch: Batch::default(),
+            in_flight: JoinSet::new(),
+            reservation: Reservation::Due(store.clone(), Box::new(pending)),
+        }
+    }
+
+    /// Stored bytes so far.
+    pub fn stored_len(&self) -> u64 {
+        self.stored_len
+    }
+
+    /// Appends stored bytes; waits while the budget or the inserts in flight are exhausted.
+    ///
+    /// # Errors
+    /// What an earlier insert ran into, or [`StoreError::Damaged`] past 2³¹ chunks.
+    pub async fn push(&mut self, mut piece: &[u8]) -> StoreResult<()> {
+        while !piece.is_empty() {
+            if self.open.is_none() {
+                self.open = Some(self.open_chunk().await?);
+            }
+            let Some((chunk, _)) = &mut self.open else { continue };
+            let (now, later) = piece.split_at(piece.len().min(self.chunk_size - chunk.payload_len()));
+            chunk.push(now);
+            self.stored_len += now.len() as u64;
+            let is_full = chunk.payload_len() == self.chunk_size;
+            piece = later;
+            if is_full {
+                self.close_chunk();
+                if self.batch.len >= BATCH_LEN || self.budget.available_permits() < self.budget_len / 2 {
+                    self.send_batch().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_chunk(&mut self) -> StoreResult<(ChunkDocument, OwnedSemaphorePermit)> {
+        let remaining = self.expected.map(|expected| expected.saturating_sub(self.stored_len) as usize);
+        let unknown = if self.next_n == 0 { FIRST_CAPACITY } else { self.chunk_size };
+        let capacity = remaining.filter(|len| *len > 0).unwrap_or(unknown).min(self.chunk_size);
+        // A chunk of unknown length may grow to its full size.
+        let most = remaining.filter(|len| *len > 0).unwrap_or(self.chunk_size).min(self.chunk_size);
+        let units = u32::try_from(most.div_ceil(BUDGET_UNIT_LEN)).unwrap_or(u32::MAX);
+        let permit = match Arc::clone(&self.budget).try_acquire_many_owned(units) {
+            Ok(permit) => permit,
+            Err(_) => {
+                // A writer waits only while it holds nothing unsent, so the budget always frees up.
+                self.send_batch().await?;
+                let budget = Arc::clone(&self.budget);
+                let waiting = tokio::time::timeout(BUDGET_PATIENCE, budget.acquire_many_owned(units));
+                waiting.await.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Busy)?
+            }
+        };
+        if i32::try_from(self.next_n).is_err() {
+            return Err(StoreError::Damaged("GridFS numbers no more chunks".into()));
+        }
+        let chunk = ChunkDocument::new(self.prefix.chunk_id(self.next_n), self.files_id, self.next_n, capacity);
+        self.next_n += 1;
+        Ok((chunk, permit))
+    }
+
+    fn close_chunk(&mut self) {
+        if let Some((chunk, permit)) = self.open.take() {
+            self.batch.len += chunk.payload_len();
+            self.batch.documents.push(chunk.finish());
+            self.batch.permits.push(permit);
+        }
+    }
+
+    async fn send_batch(&mut self) -> StoreResult<()> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.documents.is_empty() {
+            return Ok(());
+        }
+        while self.in_flight.len() >= BATCHES_IN_FLIGHT {
+            self.join_one().await?;
+        }
+        match &self.reservation {
+            Reservation::Due(store, pending) => self.reservation = Reservation::Made(store.reserve(pending).await?),
+            Reservation::Made(lease) if lease.is_lost() => return Err(StoreError::Stale),
+            Reservation::Made(_) => {}
+        }
+        let chunks = self.chunks.clone();
+        self.in_flight.spawn(async move { insert_batch(&chunks, batch).await });
+        Ok(())
+    }
+
+    async fn join_one(&mut self) -> StoreResult<()> {
+        match self.in_flight.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panic)) => Err(StoreError::Damaged(format!("an insert task ended: {panic}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for every insert under way; gives the first that failed.
+    ///
+    /// A writer that is given up **MUST** settle before its rows are released: an insert that arrives
+    /// after them would be an orphan.
+    pub async fn settle(&mut self) -> StoreResult<()> {
+        let mut outcome = Ok(());
+        while !self.in_flight.is_empty() {
+            outcome = outcome.and(self.join_one().await);
+        }
+        outcome
+    }
+
+    /// Ends the chunks. All of them are stored with `w: majority`, or none was sent yet and the
+    /// commit stores them.
+    ///
+    /// # Errors
+    /// What an insert ran into; the file then does not exist.
+    pub async fn finish(mut self) -> StoreResult<WrittenChunks> {
+        self.close_chunk();
+        if matches!(self.reservation, Reservation::Due(..)) && self.batch.len <= SMALL_LEN {
+            let Batch { documents, permits, .. } = self.batch;
+            return Ok(WrittenChunks::Unsent { documents, permits });
+        }
+        let sent = self.send_batch().await;
+        let settled = self.settle().await;
+        sent.and(settled)?;
+        let stored = self.chunks.count_documents(doc! { "files_id": self.files_id }).await?;
+        if stored != u64::from(self.next_n) {
+            return Err(StoreError::Damaged(format!("{stored} of {} chunks are stored", self.next_n)));
+        }
+        match self.reservation {
+            Reservation::Made(lease) => Ok(WrittenChunks::Stored { lease }),
+            Reservation::Due(..) => Ok(WrittenChunks::Unsent { documents: Vec::new(), permits: Vec::new() }),
+        }
+    }
+}
+
+/// Files up to this many stored bytes are committed in one transaction, chunks included.
+pub const SMALL_LEN: usize = 1 << 20;
+
+/// The chunks of a finished writer.
+pub enum WrittenChunks {
+    /// Those of a small file, for the commit to insert.
+    Unsent {
+        /// The chunk documents.
+        documents: Vec<RawDocumentBuf>,
+        /// Their share of the budget, held until the commit is over.
+        permits: Vec<OwnedSemaphorePermit>,
+    },
+    /// Another program's, files document included.
+    Adopted,
+    /// Stored with `w: majority`; their pending rows are kept alive.
+    Stored {
+        /// Dropped when the commit is over.
+        lease: LeaseKeeper,
+    },
+}
+
+/// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
+async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch) -> StoreResult<()> {
+    repeat("chunks", || insert_once(chunks, &batch.documents)).await
+}
+
+async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {
+    let Err(error) = chunks.insert_many(documents).ordered(false).await else { return Ok(()) };
+    let ErrorKind::InsertMany(many) = error.kind.as_ref() else { return Err(error.into()) };
+    let refused = many.write_errors.as_deref().unwrap_or_default();
+    match &many.write_concern_error {
+        _ if !refused.iter().all(is_own_chunk) => Err(error.into()),
+        // Done, but perhaps not by a majority: the outcome is unknown.
+        Some(_) => Err(StoreError::Unavailable(error)),
+        None if refused.is_empty() => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+/// Whether a chunk was refused because an earlier try of its own attempt had stored it.
+fn is_own_chunk(error: &IndexedWriteError) -> bool {
+    error.code == DUPLICATE_KEY && error.message.contains("index: _id_ ")
+}
