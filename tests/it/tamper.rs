@@ -273,69 +273,13 @@ async fn a_tampered_segment_row_is_refused_and_never_gives_a_wrong_byte() {
     for form in FORMS {
         let victim = Victim::upload(&app, form, 6).await;
         let other = Victim::upload(&app, form, 7).await;
-        let is_sealed = form.contains("encrypt=true");
-        let row = &victim.row;
-        let (len, stored) = (row.get_i64("len").unwrap(), row.get_i64("storedLen").unwrap());
-        let (chunk_size, frame_len) = (row.get_i32("chunkSize").unwrap(), row.get_i32("frameLen").unwrap());
-        let seek = row.get_binary_generic("seek").unwrap();
-        let of_other = |field: &str| doc! { field: other.row.get(field).unwrap().clone() };
-        let mut changes: Vec<Document> = vec![
-            doc! { "seek": binary(flipped(seek.clone(), seek.len() / 2)) },
-            doc! { "seek": binary(seek[..seek.len() - 12].to_vec()) },
-            doc! { "seek": binary([]) },
-            doc! { "seek": "text" },
-            of_other("seek"),
-            of_other("commit"),
-            doc! { "seek": other.row.get("seek").unwrap().clone(), "commit": other.row.get("commit").unwrap().clone() },
-            doc! { "commit": binary(flipped(row.get_binary_generic("commit").unwrap().clone(), 31)) },
-            doc! { "commit": binary([]) },
-            doc! { "salt": binary(vec![7; 32]) },
-            doc! { "salt": binary([]) },
-            doc! { "off": 1_i64 },
-            doc! { "off": -1_i64 },
-            doc! { "frameLen": frame_len * 2 },
-            doc! { "frameLen": frame_len / 2 },
-            doc! { "frameLen": frame_len - 1024 },
-            doc! { "frameLen": frame_len + 1 },
-            doc! { "frameLen": 0 },
-            doc! { "frameLen": -frame_len },
-            doc! { "frameLen": i32::MIN },
-            doc! { "frameLen": i32::MAX },
-            doc! { "format": 2 },
-            doc! { "format": 0 },
-            doc! { "state": "condemned" },
-            doc! { "state": "none" },
-            doc! { "bucket": "images" },
-            doc! { "filesId": other.segment() },
-            doc! { "blob": other.row.get("blob").unwrap().clone() },
-        ];
-        changes.extend([0, 1, len - 1, len + 1, -1, i64::MAX, i64::MIN].map(|len| doc! { "len": len }));
-        changes.extend([0, stored - 1, stored + 1, -1, 1 << 62, i64::MAX].map(|len| doc! { "storedLen": len }));
-        changes.extend(
-            [1, 1000, chunk_size - 1, chunk_size + 1, 0, -1, i32::MIN, i32::MAX].map(|size| doc! { "chunkSize": size }),
-        );
-        changes.push(doc! { "storedLen": i64::MAX, "chunkSize": 1 });
-        changes.push(doc! { "codec": "brotli" });
-        let mut updates: Vec<_> = changes.into_iter().map(|fields| doc! { "$set": fields }).collect();
-        if is_sealed {
-            updates.push(doc! { "$unset": { "enc": "", "salt": "" } });
-            updates.push(doc! { "$unset": { "enc": "" } });
-            updates.push(doc! { "$unset": { "salt": "" } });
-            updates.push(doc! { "$set": of_other("enc") });
-            updates.push(doc! { "$set": { "enc": other.row.get("enc").unwrap().clone(), "salt": other.row.get("salt").unwrap().clone() } });
-            for (field, value) in
-                [("mode", Bson::from("ssec")), ("mode", "none".into()), ("kid", "none".into()), ("v", 2.into())]
-            {
-                updates.push(doc! { "$set": { format!("enc.{field}"): value } });
-            }
-            for field in ["salt", "commit", "ct"] {
-                let value = row.get_document("enc").unwrap().get_binary_generic(field).unwrap().clone();
-                updates.push(doc! { "$set": { format!("enc.{field}"): binary(flipped(value, 5)) } });
-                updates.push(doc! { "$set": { format!("enc.{field}"): binary([]) } });
-            }
+        let mut updates = changes_of_the_row(&victim, &other);
+        if form.contains("encrypt=true") {
+            updates.extend(changes_of_the_key(&victim.row, &other.row));
         } else {
-            let sealed = Victim::upload(&app, FORMS[1], 8).await;
-            updates.push(doc! { "$set": { "enc": sealed.row.get("enc").unwrap().clone(), "salt": sealed.row.get("salt").unwrap().clone() } });
+            let sealed = Victim::upload(&app, FORMS[1], 8).await.row;
+            let (enc, salt) = (sealed.get("enc").unwrap(), sealed.get("salt").unwrap());
+            updates.push(doc! { "$set": { "enc": enc.clone(), "salt": salt.clone() } });
         }
         for update in updates {
             let what = format!("{form}: {update}");
@@ -498,4 +442,75 @@ async fn one(db: &Database, collection: &str, filter: Document) -> Document {
 fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
     bytes[at] ^= 1;
     bytes
+}
+
+/// Changes of what describes the bytes; each is one the reader must notice.
+fn changes_of_the_row(victim: &Victim<'_>, other: &Victim<'_>) -> Vec<Document> {
+    let row = &victim.row;
+    let (len, stored) = (row.get_i64("len").unwrap(), row.get_i64("storedLen").unwrap());
+    let (chunk_size, frame_len) = (row.get_i32("chunkSize").unwrap(), row.get_i32("frameLen").unwrap());
+    let seek = row.get_binary_generic("seek").unwrap();
+    let of_other = |field: &str| doc! { field: other.row.get(field).unwrap().clone() };
+    let mut changes: Vec<Document> = vec![
+        doc! { "seek": binary(flipped(seek.clone(), seek.len() / 2)) },
+        doc! { "seek": binary(seek[..seek.len() - 12].to_vec()) },
+        doc! { "seek": binary([]) },
+        doc! { "seek": "text" },
+        of_other("seek"),
+        of_other("commit"),
+        doc! { "seek": other.row.get("seek").unwrap().clone(), "commit": other.row.get("commit").unwrap().clone() },
+        doc! { "commit": binary(flipped(row.get_binary_generic("commit").unwrap().clone(), 31)) },
+        doc! { "commit": binary([]) },
+        doc! { "salt": binary(vec![7; 32]) },
+        doc! { "salt": binary([]) },
+        doc! { "off": 1_i64 },
+        doc! { "off": -1_i64 },
+        doc! { "frameLen": frame_len * 2 },
+        doc! { "frameLen": frame_len / 2 },
+        doc! { "frameLen": frame_len - 1024 },
+        doc! { "frameLen": frame_len + 1 },
+        doc! { "frameLen": 0 },
+        doc! { "frameLen": -frame_len },
+        doc! { "frameLen": i32::MIN },
+        doc! { "frameLen": i32::MAX },
+        doc! { "format": 2 },
+        doc! { "format": 0 },
+        doc! { "state": "condemned" },
+        doc! { "state": "none" },
+        doc! { "bucket": "images" },
+        doc! { "filesId": other.segment() },
+        doc! { "blob": other.row.get("blob").unwrap().clone() },
+    ];
+    changes.extend([0, 1, len - 1, len + 1, -1, i64::MAX, i64::MIN].map(|len| doc! { "len": len }));
+    changes.extend([0, stored - 1, stored + 1, -1, 1 << 62, i64::MAX].map(|len| doc! { "storedLen": len }));
+    changes.extend(
+        [1, 1000, chunk_size - 1, chunk_size + 1, 0, -1, i32::MIN, i32::MAX].map(|size| doc! { "chunkSize": size }),
+    );
+    changes.push(doc! { "storedLen": i64::MAX, "chunkSize": 1 });
+    changes.push(doc! { "codec": "brotli" });
+    changes.into_iter().map(|fields| doc! { "$set": fields }).collect()
+}
+
+/// Changes of what unlocks the bytes, down to "not encrypted".
+fn changes_of_the_key(row: &Document, other: &Document) -> Vec<Document> {
+    let mut updates = Vec::new();
+    let of_other = |field: &str| doc! { field: other.get(field).unwrap().clone() };
+    updates.push(doc! { "$unset": { "enc": "", "salt": "" } });
+    updates.push(doc! { "$unset": { "enc": "" } });
+    updates.push(doc! { "$unset": { "salt": "" } });
+    updates.push(doc! { "$set": of_other("enc") });
+    updates.push(
+        doc! { "$set": { "enc": other.get("enc").unwrap().clone(), "salt": other.get("salt").unwrap().clone() } },
+    );
+    for (field, value) in
+        [("mode", Bson::from("ssec")), ("mode", "none".into()), ("kid", "none".into()), ("v", 2.into())]
+    {
+        updates.push(doc! { "$set": { format!("enc.{field}"): value } });
+    }
+    for field in ["salt", "commit", "ct"] {
+        let value = row.get_document("enc").unwrap().get_binary_generic(field).unwrap().clone();
+        updates.push(doc! { "$set": { format!("enc.{field}"): binary(flipped(value, 5)) } });
+        updates.push(doc! { "$set": { format!("enc.{field}"): binary([]) } });
+    }
+    updates
 }
