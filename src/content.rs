@@ -27,6 +27,10 @@ pub enum ContentKind {
 }
 
 impl ContentKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] =
+        [Self::Image, Self::Video, Self::Audio, Self::Document, Self::Text, Self::Data, Self::Archive, Self::Binary];
+
     /// The word in documents and the API.
     pub const fn name(self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ use super::AppState;
 use super::body::{announced_len, read_whole, require_identity, stream_body};
 use super::problem::RequestId;
 use super::{cursor, digests, disposition, form, query};
+use crate::content::ContentKind;
 use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, permit};
 use crate::files::json::parse_unique;
@@ -109,15 +110,16 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 
 /// `GET /v1/files`.
 pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri) -> Result<Response, Error> {
-    let page = page_query(&state, &uri)?;
+    let (page, list) = page_query(&state, &uri)?;
     let found = state.files.list(&principal, page).await?;
     let items = found.items.into_iter().map(|file| state.view(file)).collect::<Result<Vec<_>, _>>()?;
-    let next_cursor = found.next.as_ref().map(cursor::encode);
+    let next_cursor = found.next.as_ref().map(|mark| cursor::encode(mark, &list));
     let body = json!({ "items": items, "nextCursor": next_cursor, "total": found.total });
     Ok(([(CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 
-fn page_query(state: &AppState, uri: &Uri) -> Result<PageQuery, Error> {
+/// The page that is asked for, and the list it is of.
+fn page_query(state: &AppState, uri: &Uri) -> Result<(PageQuery, String), Error> {
     let pairs = query::pairs(uri)?;
     query::require_single(&pairs, &["tag"])?;
     let (sort, direction) = match pairs.iter().find(|(name, _)| name == "sort") {
@@ -125,37 +127,57 @@ fn page_query(state: &AppState, uri: &Uri) -> Result<PageQuery, Error> {
         None => (SortField::CreatedAt, Direction::Descending),
     };
     let mut page = PageQuery { filter: FileFilter::default(), sort, direction, after: None, limit: DEFAULT_LIMIT };
+    let list = cursor::list_of(&pairs);
     for (name, value) in &pairs {
         match name.as_str() {
             "sort" => {}
             "limit" => page.limit = limit(value)?,
-            "cursor" => page.after = Some(cursor::decode(value, sort)?),
+            "cursor" => page.after = Some(cursor::decode(value, sort, &list)?),
             _ => filter(&mut page.filter, state, name, value)?,
         }
     }
-    Ok(page)
+    check_bounds(&page.filter)?;
+    Ok((page, list))
 }
 
 fn filter(filter: &mut FileFilter, state: &AppState, name: &str, value: &str) -> Result<(), Error> {
-    let text = || Some(value.to_owned());
+    let text = |field: &'static str, max_len: usize| {
+        let is_fit = (1..=max_len).contains(&value.len()) && !value.contains('\0');
+        let refused = || Error::bad_request(field, format!("{field} is not a text of 1 to {max_len} bytes."));
+        is_fit.then(|| value.to_owned()).ok_or_else(refused)
+    };
     match name {
-        "kind" => filter.kind = text(),
-        "contentType" => filter.content_type = text(),
+        "kind" => {
+            let known = ContentKind::ALL.iter().find(|kind| kind.name() == value);
+            let known = known.ok_or_else(|| Error::bad_request("kind", "There is no such kind."))?;
+            filter.kind = Some(known.name().to_owned());
+        }
+        "contentType" => filter.content_type = Some(text("contentType", 255)?),
         "bucket" => {
             let known = state.files.routing.bucket(value);
             known.ok_or_else(|| Error::bad_request("bucket", "There is no such bucket."))?;
-            filter.bucket = text();
+            filter.bucket = Some(value.to_owned());
         }
-        "category" => filter.category = text(),
-        "tag" => filter.tags.push(value.to_owned()),
+        "category" => filter.category = Some(options::label("category", value)?),
+        "tag" => filter.tags.push(options::label("tag", value)?),
         "folder" => filter.folder = Some(options::folder(value)?),
-        "owner" => filter.owner = text(),
+        "owner" => filter.owner = Some(text("owner", 256)?),
         "access" => filter.access = Some(options::access(value)?.name().to_owned()),
         "minSize" => filter.min_size = Some(size("minSize", value)?),
         "maxSize" => filter.max_size = Some(size("maxSize", value)?),
         "createdAfter" => filter.created_after = Some(instant("createdAfter", value)?),
         "createdBefore" => filter.created_before = Some(instant("createdBefore", value)?),
         _ => return Err(query::unknown(name)),
+    }
+    Ok(())
+}
+
+fn check_bounds(filter: &FileFilter) -> Result<(), Error> {
+    if filter.min_size.zip(filter.max_size).is_some_and(|(min, max)| min > max) {
+        return Err(Error::bad_request("minSize", "minSize is above maxSize."));
+    }
+    if filter.created_after.zip(filter.created_before).is_some_and(|(after, before)| after > before) {
+        return Err(Error::bad_request("createdAfter", "createdAfter is later than createdBefore."));
     }
     Ok(())
 }
@@ -174,25 +196,22 @@ fn sort_order(value: &str) -> Result<(SortField, Direction), Error> {
 }
 
 fn limit(value: &str) -> Result<i64, Error> {
-    value.parse().ok().filter(|limit| LIMITS.contains(limit)).ok_or_else(|| {
+    number(value).filter(|limit| LIMITS.contains(limit)).ok_or_else(|| {
         Error::bad_request("limit", format!("limit is not between {} and {}.", LIMITS.start(), LIMITS.end()))
     })
 }
 
+/// Digits without a sign, which a query would turn into a space.
+fn number(value: &str) -> Option<i64> {
+    value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())?
+}
+
 fn size(field: &'static str, value: &str) -> Result<i64, Error> {
-    let size = value.parse().ok().filter(|size| *size >= 0);
-    size.ok_or_else(|| Error::bad_request(field, format!("{field} is not a number of bytes.")))
+    number(value).ok_or_else(|| Error::bad_request(field, format!("{field} is not a number of bytes.")))
 }
 
 fn instant(field: &'static str, value: &str) -> Result<DateTime, Error> {
     options::timestamp(value).ok_or_else(|| Error::bad_request(field, format!("{field} is not an RFC 3339 time.")))
-}
-
-fn refuse_query(uri: &Uri) -> Result<(), Error> {
-    match query::pairs(uri)?.first() {
-        Some((name, _)) => Err(query::unknown(name)),
-        None => Ok(()),
-    }
 }
 
 /// `GET` and `HEAD /v1/files/{id}`.
@@ -202,7 +221,7 @@ pub async fn head(
     Path(id): Path<String>,
     uri: Uri,
 ) -> Result<Response, Error> {
-    refuse_query(&uri)?;
+    query::refuse(&uri)?;
     let file = state.files.head(&principal, file_id(&id)?).await?;
     let view = state.view(file)?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())
@@ -219,7 +238,7 @@ pub async fn edit(
     body: Body,
 ) -> Result<Response, Error> {
     permit(&principal, Action::Write)?;
-    refuse_query(&uri)?;
+    query::refuse(&uri)?;
     let id = file_id(&id)?;
     require_json(&headers)?;
     let body = read_whole(body, state.body_idle, MAX_PATCH_LEN).await?;
@@ -249,7 +268,7 @@ pub async fn delete(
     Path(id): Path<String>,
     uri: Uri,
 ) -> Result<StatusCode, Error> {
-    refuse_query(&uri)?;
+    query::refuse(&uri)?;
     state.files.delete(&principal, file_id(&id)?, Some(request_id.0.to_string())).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,11 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use http::Uri;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::json;
 use std::time::Duration;
 
-use super::AppState;
+use super::{AppState, query};
 use crate::error::{Error, ErrorCode};
 
 /// How long readiness waits for the database.
@@ -15,22 +16,29 @@ const PATIENCE: Duration = Duration::from_secs(2);
 static CONTRACT: &str = include_str!("../../openapi.yaml");
 
 /// `GET /livez`: the process answers.
-pub async fn livez() -> Response {
+pub async fn livez(uri: Uri) -> Result<Response, Error> {
+    query::refuse(&uri)?;
+    Ok(healthy())
+}
+
+fn healthy() -> Response {
     ([(CACHE_CONTROL, "no-store")], Json(json!({ "status": "ok" }))).into_response()
 }
 
 /// `GET /readyz`: a writable primary answers as well.
-pub async fn readyz(State(state): State<AppState>) -> Result<Response, Error> {
+pub async fn readyz(State(state): State<AppState>, uri: Uri) -> Result<Response, Error> {
+    query::refuse(&uri)?;
     match tokio::time::timeout(PATIENCE, state.files.store.ping()).await {
         Ok(answer) => answer.map_err(|e| e.doing("reach the database"))?,
         Err(elapsed) => {
             return Err(Error::new(ErrorCode::Unavailable, "The database does not answer.").because(elapsed));
         }
     }
-    Ok(livez().await)
+    Ok(healthy())
 }
 
 /// `GET /openapi.yaml`.
-pub async fn openapi() -> Response {
-    ([(CONTENT_TYPE, "application/yaml")], CONTRACT).into_response()
+pub async fn openapi(uri: Uri) -> Result<Response, Error> {
+    query::refuse(&uri)?;
+    Ok(([(CONTENT_TYPE, "application/yaml")], CONTRACT).into_response())
 }

@@ -31,6 +31,14 @@ pub fn require_single(pairs: &[(String, String)], repeatable: &[&str]) -> Result
     }
 }
 
+/// Refuses any parameter.
+///
+/// # Errors
+/// `bad_request` with the parameter's name.
+pub fn refuse(uri: &Uri) -> Result<(), Error> {
+    pairs(uri)?.first().map_or(Ok(()), |(name, _)| Err(unknown(name)))
+}
+
 /// The error for a parameter nobody knows.
 pub fn unknown(name: &str) -> Error {
     Error::new(ErrorCode::BadRequest, "There is no such parameter here.").with("field", name)

@@ -5,6 +5,7 @@ pub mod model;
 pub mod mongod;
 pub mod own_mongod;
 pub mod profiler;
+pub mod openapi;
 pub mod requests;
 pub mod store;
 pub mod wire;

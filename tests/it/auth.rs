@@ -1,0 +1,207 @@
+//! Who may do what: every method of every path of `openapi.yaml`, walked by everybody who may not.
+
+use std::collections::BTreeSet;
+
+use gridgate::format::digest::Sha256Digest;
+use gridgate::store::DateTime;
+use gridgate::store::api_keys::ApiKeyDoc;
+use gridgate::store::segments::binary;
+use serde_json::{Value, json};
+
+use crate::support::app::{ADMIN_KEY, TestApp, content_path};
+use crate::support::openapi::{Operation, operations};
+use crate::support::requests::{Reply, assert_is_problem, query, send};
+
+/// Makes a credential and gives its key.
+async fn key(app: &TestApp, name: &str, tenant: &str, scopes: &[&str], expires_at: Option<DateTime>) -> String {
+    let token = format!("gg_{name}_for-tests-only-0123456789");
+    let doc = ApiKeyDoc {
+        id: name.to_owned(),
+        hash: binary(Sha256Digest::of(token.as_bytes()).0),
+        tenant: tenant.to_owned(),
+        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        name: name.to_owned(),
+        created_at: DateTime::now(),
+        expires_at,
+    };
+    app.app.files.store.put_api_key(&doc).await.unwrap();
+    token
+}
+
+/// The request of an operation on a file, well-formed in everything but the credential.
+fn request(app: &TestApp, operation: &Operation, file: &Value) -> reqwest::RequestBuilder {
+    let path = operation.path.replace("{id}", file["id"].as_str().unwrap());
+    let request = app.anonymous(&operation.method, &path);
+    match operation.method.as_str() {
+        "PATCH" => request.header("content-type", "application/json").body(r#"{"name":"stolen"}"#),
+        "POST" => request.header("content-type", "text/plain").body("x"),
+        _ => request,
+    }
+}
+
+fn assert_refused(reply: &Reply, operation: &Operation, status: u16, who: &str) {
+    assert_eq!(reply.status, status, "{who}: {operation:?} {}", String::from_utf8_lossy(&reply.body));
+    if operation.method == "HEAD" {
+        assert!(reply.body.is_empty());
+    } else {
+        assert_is_problem(reply);
+    }
+    assert_eq!(reply.header("www-authenticate"), if status == 401 { "Bearer" } else { "" }, "{who}: {operation:?}");
+}
+
+/// Operations that need a credential, and those that do not.
+fn guarded() -> Vec<Operation> {
+    let all = operations();
+    let (public, guarded): (Vec<_>, Vec<_>) = all.into_iter().partition(|operation| operation.is_public);
+    let public: BTreeSet<_> = public.iter().map(|operation| operation.path.as_str()).collect();
+    assert_eq!(public, BTreeSet::from(["/livez", "/openapi.yaml", "/readyz"]), "nothing else is public");
+    assert!(guarded.len() >= 8, "the document was read");
+    guarded
+}
+
+#[tokio::test]
+async fn without_a_valid_credential_everything_but_health_is_401() {
+    let app = TestApp::start().await;
+    let file = app.put("name=a.txt", "text/plain", "x").await;
+    let expired = key(&app, "expired", "default", &["admin"], Some(DateTime::from_millis(1_000))).await;
+    let long = "x".repeat(20_000);
+    let bearer = |token: &str| format!("Bearer {token}");
+    let credentials = [
+        String::new(),
+        "Bearer".to_owned(),
+        bearer(""),
+        bearer("gg_admin_wrong"),
+        bearer(&ADMIN_KEY[..ADMIN_KEY.len() - 1]),
+        bearer(&format!("{ADMIN_KEY}x")),
+        bearer(&ADMIN_KEY.to_uppercase()),
+        bearer("admin"),
+        bearer("eyJhbGciOiJub25lIn0.eyJzY29wZSI6ImFkbWluIn0."),
+        bearer(&expired),
+        bearer(&long),
+        bearer("{\"$ne\":null}"),
+        format!("Basic {ADMIN_KEY}"),
+        ADMIN_KEY.to_owned(),
+        format!("Bearer,{ADMIN_KEY}"),
+    ];
+    for operation in guarded() {
+        let anonymous = send(request(&app, &operation, &file)).await;
+        assert_refused(&anonymous, &operation, 401, "nobody");
+        for credential in &credentials {
+            let reply = send(request(&app, &operation, &file).header("authorization", credential)).await;
+            assert_refused(&reply, &operation, 401, &format!("{credential:.40}"));
+        }
+        let twice = request(&app, &operation, &file).bearer_auth(ADMIN_KEY).bearer_auth(ADMIN_KEY);
+        assert_refused(&send(twice).await, &operation, 401, "two credentials");
+        let in_query = request(&app, &operation, &file).query_key();
+        assert_refused(&send(in_query).await, &operation, 401, "a credential in the query");
+    }
+    for public in operations().iter().filter(|operation| operation.is_public) {
+        assert_eq!(send(app.anonymous(&public.method, &public.path)).await.status, 200, "{public:?}");
+    }
+    assert_eq!(app.content(&file).await, b"x");
+    let list = send(app.get("/v1/files")).await.expect(200);
+    assert_eq!((&list["total"], &list["items"][0]["name"]), (&1.into(), &"a.txt".into()), "nothing was changed");
+}
+
+trait QueryKey {
+    fn query_key(self) -> Self;
+}
+
+impl QueryKey for reqwest::RequestBuilder {
+    fn query_key(self) -> Self {
+        let (client, request) = self.build_split();
+        let mut request = request.unwrap();
+        request.url_mut().query_pairs_mut().append_pair("access_token", ADMIN_KEY);
+        Self::from_parts(client, request)
+    }
+}
+
+#[tokio::test]
+async fn a_scope_opens_its_own_operations_only() {
+    let app = TestApp::start().await;
+    let reader = key(&app, "reader", "default", &["files:read"], None).await;
+    let writer = key(&app, "writer", "default", &["files:write"], None).await;
+    let none = key(&app, "none", "default", &[], None).await;
+    let odd = key(&app, "odd", "default", &["shares:write", "FILES:READ", "files:*", ""], None).await;
+    for operation in guarded() {
+        let is_write = ["POST", "PATCH", "DELETE"].contains(&operation.method.as_str());
+        // A file that the holder of the key may see, as far as its owner is concerned.
+        let file = app.put("name=a.txt&access=internal", "text/plain", "x").await;
+        for (who, key, may) in [
+            ("reader", &reader, !is_write),
+            ("writer", &writer, is_write),
+            ("none", &none, false),
+            ("odd", &odd, false),
+        ] {
+            if who == "writer" && is_write && operation.path.contains("{id}") {
+                continue;
+            }
+            let reply = send(request(&app, &operation, &file).bearer_auth(key)).await;
+            if may {
+                assert!((200..300).contains(&reply.status), "{who}: {operation:?} is {}", reply.status);
+            } else {
+                assert_refused(&reply, &operation, 403, who);
+            }
+        }
+        assert_eq!(send(app.get(&format!("/v1/files/{}", file["id"].as_str().unwrap()))).await.expect(200), file);
+    }
+}
+
+#[tokio::test]
+async fn another_tenants_file_is_told_from_none_by_nothing() {
+    let app = TestApp::start().await;
+    let file = app.put("name=a.txt&access=public", "text/plain", "secret").await;
+    let none = json!({ "id": "0123456789abcdef01234567" });
+    let stranger = key(&app, "stranger", "other", &["admin"], None).await;
+    for operation in guarded().iter().filter(|operation| operation.path.contains("{id}")) {
+        for (name, value) in [("accept", "*/*"), ("range", "bytes=0-1"), ("if-none-match", "*"), ("if-match", "\"x\"")]
+        {
+            let mut answers = Vec::new();
+            for target in [&file, &none] {
+                let reply = send(request(&app, operation, target).bearer_auth(&stranger).header(name, value)).await;
+                assert_refused(&reply, operation, 404, "a stranger");
+                let mut headers: Vec<_> = reply.headers.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
+                headers.retain(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
+                headers.sort_by(|a, b| a.0.cmp(&b.0));
+                let mut body = if reply.body.is_empty() { Value::Null } else { reply.json() };
+                if let Some(members) = body.as_object_mut() {
+                    members.remove("requestId");
+                }
+                answers.push((headers, body));
+            }
+            assert_eq!(answers[0], answers[1], "{operation:?} with {name}");
+        }
+    }
+    let list = send(app.anonymous("GET", "/v1/files").bearer_auth(&stranger)).await.expect(200);
+    assert_eq!((&list["total"], list["items"].as_array().unwrap().len()), (&0.into(), 0));
+    for filter in [("owner", "admin"), ("access", "public"), ("kind", "text")] {
+        let path = format!("/v1/files?{}", query(&[filter]));
+        assert_eq!(send(app.anonymous("GET", &path).bearer_auth(&stranger)).await.expect(200)["total"], 0);
+    }
+    assert_eq!(send(app.get(&content_path(&file))).await.body, b"secret");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_of_somebody_else_says_nothing() {
+    let app = TestApp::start().await;
+    let colleague = key(&app, "colleague", "default", &["files:write", "files:read"], None).await;
+    let stranger = key(&app, "stranger", "other", &["admin"], None).await;
+    let mut ids = std::collections::HashSet::new();
+    for key in [ADMIN_KEY, &colleague, &stranger] {
+        let post = app.anonymous("POST", "/v1/files?name=a").bearer_auth(key).header("idempotency-key", "same");
+        let file = send(post.body("x")).await.expect(201);
+        assert!(ids.insert(file["id"].as_str().unwrap().to_owned()), "each principal has keys of its own");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_within_a_second() {
+    let app = TestApp::start().await;
+    let token = key(&app, "leaver", "default", &["files:read"], None).await;
+    let list = || app.anonymous("GET", "/v1/files").bearer_auth(&token);
+    send(list()).await.expect(200);
+    let keys = app.mongo().await.collection::<mongodb::bson::Document>("api_keys");
+    keys.delete_one(mongodb::bson::doc! { "_id": "leaver" }).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    send(list()).await.refused(401, "unauthenticated");
+}
