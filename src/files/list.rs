@@ -23,13 +23,12 @@ impl Files {
         permit(principal, Action::Read)?;
         let now = self.now();
         let one_more = PageQuery { limit: query.limit + 1, ..query.clone() };
-        let (items, total) = tokio::try_join!(
+        let (found, total) = tokio::try_join!(
             self.store.list_files(&principal.tenant, &one_more, now),
             self.store.count_files(&principal.tenant, &query.filter, now),
         )
         .map_err(|e| e.doing("list the files"))?;
-        let mut items = items;
-        let has_more = items.len() as i64 > query.limit;
+        let (mut items, has_more) = (found.files, found.seen > query.limit);
         items.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
         let last = items.last().filter(|_| has_more);
         let next = last.map(|file| PageMark { value: query.sort.value(file), id: file.id });

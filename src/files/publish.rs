@@ -221,7 +221,13 @@ impl Files {
         let found = self.store.find_idempotency(&ours.id).await.map_err(|e| e.doing("look the idempotency key up"))?;
         match found {
             Some(first) if first.fingerprint == ours.fingerprint => {
-                Ok(Put { file: self.find(principal, first.file).await?, is_new: false })
+                let file = self.find(principal, first.file).await.map_err(|error| match error.code {
+                    ErrorCode::FileNotFound => {
+                        Error::new(ErrorCode::IdempotencyConflict, "The file that this idempotency key made is gone.")
+                    }
+                    _ => error,
+                })?;
+                Ok(Put { file, is_new: false })
             }
             _ => Err(Error::new(ErrorCode::IdempotencyConflict, "The idempotency key came with other content before.")),
         }

@@ -159,15 +159,27 @@ impl Files {
         let Encoded { end, plain_len, sha256 } = match encode_into(&mut writer, &head, encoding).await {
             Ok(encoded) => encoded,
             Err(error) => {
-                if let Err(also) = writer.settle().await {
-                    tracing::debug!(error = %also, "an insert of an ended upload failed");
-                }
+                self.abandon(writer, &plan.pending).await;
                 return Err(error);
             }
         };
         let stored_len = writer.stored_len();
         let chunks = writer.finish().await.map_err(|e| e.doing(STORING))?;
         Ok(Stored { pending: plan.pending, level: layout.level, end, plain_len, stored_len, sha256, chunks })
+    }
+
+    /// Ends an upload that will not be published.
+    async fn abandon(&self, mut writer: ChunkWriter, pending: &Pending) {
+        let settled = writer.settle().await;
+        if writer.has_reserved() {
+            self.give_up(pending).await;
+            if let Err(error) = self.store.remove_late_chunks(pending).await {
+                tracing::warn!(error = %error, segment = %pending.segment.id, "chunks of an ended upload may be left");
+            }
+        }
+        if let Err(error) = settled {
+            tracing::debug!(error = %error, "an insert of an ended upload failed");
+        }
     }
 
     async fn give_up(&self, pending: &Pending) {

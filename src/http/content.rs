@@ -134,11 +134,12 @@ impl Representation {
         let mut etag = state.files.etag(doc);
         let modified = doc.created_at.to_system_time();
         let mut headers = HeaderMap::new();
+        // Of the resource: a range is of the identity, whatever this answer's coding.
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if let Some(content) = encoded {
             etag = format!("{etag}-{}", content.codec.name());
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(content.codec.name()));
         } else {
-            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
             headers.insert(REPR_DIGEST.clone(), value(&repr_digest(file.sha256))?);
         }
         if doc.content.codec != Codec::Identity.name() {

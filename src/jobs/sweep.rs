@@ -99,13 +99,13 @@ async fn expire(files: &Files, report: &mut SweepReport) -> Result<(), StoreErro
     for _ in 0..PAGES {
         let now = DateTime::from_system_time(files.clock.now());
         let expired = files.store.find_expired(now, PAGE).await?;
-        for file in &expired {
+        for file in &expired.files {
             if files.store.remove_expired(file, &audit_entry(file, now)).await? {
                 files.store.condemn_unnamed(file.blob, now).await?;
                 report.expired += 1;
             }
         }
-        if expired.len() as i64 != PAGE {
+        if expired.seen != PAGE || expired.files.is_empty() {
             break;
         }
     }

@@ -6,7 +6,7 @@ use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
 use super::audit::AuditDoc;
 use super::blobs::BlobDoc;
-use super::registry::{FileDoc, readable};
+use super::registry::{FileDoc, Found, readable};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS};
 use super::segments::State;
 use super::{Id, Store, StoreError, StoreResult};
@@ -57,7 +57,7 @@ impl Store {
     }
 
     /// Files that expired, a few of them; legal hold never expires.
-    pub async fn find_expired(&self, now: DateTime, limit: i64) -> StoreResult<Vec<FileDoc>> {
+    pub async fn find_expired(&self, now: DateTime, limit: i64) -> StoreResult<Found> {
         let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": { "$ne": true } };
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
         readable(registry.find(expired).sort(doc! { "expireAt": 1 }).limit(limit).await?).await

@@ -245,9 +245,10 @@ fn visible(tenant: &str, now: DateTime) -> Document {
 }
 
 /// Registry documents without those no gateway wrote: one of them must not hide the others.
-pub(super) async fn readable(mut found: Cursor<RawDocumentBuf>) -> StoreResult<Vec<FileDoc>> {
-    let mut files = Vec::new();
+pub(super) async fn readable(mut found: Cursor<RawDocumentBuf>) -> StoreResult<Found> {
+    let (mut files, mut seen) = (Vec::new(), 0);
     while let Some(document) = found.try_next().await? {
+        seen += 1;
         match mongodb::bson::deserialize_from_slice(document.as_bytes()) {
             Ok(file) => files.push(file),
             Err(error) => {
@@ -256,7 +257,16 @@ pub(super) async fn readable(mut found: Cursor<RawDocumentBuf>) -> StoreResult<V
             }
         }
     }
-    Ok(files)
+    Ok(Found { files, seen })
+}
+
+/// Registry documents a query found.
+#[derive(Debug)]
+pub struct Found {
+    /// Those that can be read.
+    pub files: Vec<FileDoc>,
+    /// How many there were in all.
+    pub seen: i64,
 }
 
 /// What to change in a registry document.
@@ -282,7 +292,7 @@ impl Store {
     }
 
     /// One page of a tenant's files.
-    pub async fn list_files(&self, tenant: &str, query: &PageQuery, now: DateTime) -> StoreResult<Vec<FileDoc>> {
+    pub async fn list_files(&self, tenant: &str, query: &PageQuery, now: DateTime) -> StoreResult<Found> {
         let mut filter = query.filter.to_document(tenant, now);
         let (sign, operator) = match query.direction {
             Direction::Ascending => (1, "$gt"),

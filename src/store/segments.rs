@@ -262,12 +262,18 @@ impl Store {
 
     /// Gives up an upload's pending rows: the next sweep condemns what was written.
     ///
-    /// Its inserts **MUST** have settled. Where a sweep was quicker and the rows are gone already, the
-    /// chunks that came after it are removed here; nothing can name them any more.
+    /// Its inserts **MUST** have settled. Rows that a commit made live stay as they are.
     pub async fn release(&self, pending: &Pending) -> StoreResult<()> {
+        let at_once = DateTime::from_millis(0).into();
+        self.set_lease(pending.blob.id, pending.segment.id, at_once).await.map(drop)
+    }
+
+    /// Removes the chunks of an upload whose rows a sweep took away before the last of them came.
+    ///
+    /// **MUST NOT** follow a commit, whatever became of it: only what was never to be published may go.
+    pub async fn remove_late_chunks(&self, pending: &Pending) -> StoreResult<()> {
         let segment = &pending.segment;
-        let was_pending = self.set_lease(pending.blob.id, segment.id, DateTime::from_millis(0).into()).await?;
-        if !was_pending && self.find_segments_by_id(&[segment.id]).await?.is_empty() {
+        if self.find_segments_by_id(&[segment.id]).await?.is_empty() {
             self.delete_grid_file(&segment.bucket, &segment.id.into()).await?;
         }
         Ok(())

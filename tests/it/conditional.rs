@@ -258,6 +258,7 @@ async fn a_client_that_takes_the_stored_coding_gets_the_stored_frames() {
                 assert_eq!((got.status, got.header("content-encoding")), (200, coding), "{way}: {accept}");
                 assert_eq!(got.header("content-length"), got.body.len().to_string(), "{way}: {accept}");
                 assert_eq!(got.header("vary"), "accept-encoding");
+                assert_eq!(got.header("accept-ranges"), "bytes");
                 assert_ne!(got.header("etag"), identity.header("etag"), "each representation has its tag");
                 assert_eq!(got.headers.get("repr-digest"), None, "the digest of the plain is another's");
                 assert_eq!(got.header("content-type"), identity.header("content-type"));

@@ -344,6 +344,9 @@ async fn an_idempotency_key_makes_a_repetition_harmless() {
         }
         assert_eq!(count_files(&app).await, before + 1, "one effect");
     }
+    let gone = put_with_key(&app, "gone", "name=a", b"x").await.expect(201);
+    assert_eq!(send(app.request("DELETE", &path(&gone))).await.status, 204);
+    put_with_key(&app, "gone", "name=a", b"x").await.refused(422, "idempotency_conflict");
     for bad in ["", &"k".repeat(256), "a b", "a\tb"] {
         let problem = put_with_key(&app, bad, "", b"x").await.refused(400, "bad_header");
         assert_eq!(problem["field"], "Idempotency-Key", "{bad:?}");

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod abuse;
+mod auth;
 mod conditional;
+mod contract;
 mod driver_streams;
 mod files;
 mod first_way;
@@ -11,12 +13,6 @@ mod forms;
 mod fsck;
 mod gridfs;
 mod interop;
-mod auth;
-mod conditional;
-mod contract;
-mod files;
-mod first_way;
-mod forms;
 mod listing;
 mod options;
 mod ranges;

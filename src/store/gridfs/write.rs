@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::repeat;
 use crate::store::chunks::{AttemptPrefix, ChunkDocument};
 use crate::store::schema::{BUDGET_UNIT_LEN, chunks_of};
-use crate::store::segments::{LeaseKeeper, Pending};
+use crate::store::segments::{LeaseKeeper, Pending, State};
 use crate::store::{DUPLICATE_KEY, Id, Store, StoreError, StoreResult};
 
 /// Chunk bytes of one insert when nobody else writes.
@@ -32,6 +32,7 @@ const BUDGET_PATIENCE: Duration = Duration::from_secs(15);
 /// Inserts run in tasks of their own. A writer that is dropped leaves chunks without a files
 /// document, which no reader sees; the pending segment row leads the sweeper to them.
 pub struct ChunkWriter {
+    store: Store,
     chunks: Collection<RawDocumentBuf>,
     budget: Arc<Semaphore>,
     /// All permits of the budget: below half of it batches are sent as they are.
@@ -52,7 +53,7 @@ pub struct ChunkWriter {
 /// The pending rows that lead the sweeper to chunks no commit followed: inserted before the first
 /// chunk, and kept alive until the commit.
 enum Reservation {
-    Due(Store, Box<Pending>),
+    Due(Box<Pending>),
     Made(LeaseKeeper),
 }
 
@@ -67,6 +68,7 @@ impl ChunkWriter {
     /// A writer of the pending segment's bytes. `expected_len` is a hint about their number.
     pub fn new(store: &Store, pending: Pending, expected_len: Option<u64>) -> Self {
         Self {
+            store: store.clone(),
             chunks: store.data.collection(&chunks_of(&pending.segment.bucket)),
             budget: Arc::clone(&store.upload_budget),
             budget_len: store.upload_budget_len,
@@ -79,8 +81,13 @@ impl ChunkWriter {
             open: None,
             batch: Batch::default(),
             in_flight: JoinSet::new(),
-            reservation: Reservation::Due(store.clone(), Box::new(pending)),
+            reservation: Reservation::Due(Box::new(pending)),
         }
+    }
+
+    /// Whether rows were reserved, as chunks were sent.
+    pub fn has_reserved(&self) -> bool {
+        matches!(self.reservation, Reservation::Made(_))
     }
 
     /// Stored bytes so far.
@@ -155,7 +162,7 @@ impl ChunkWriter {
             self.join_one().await?;
         }
         match &self.reservation {
-            Reservation::Due(store, pending) => self.reservation = Reservation::Made(store.reserve(pending).await?),
+            Reservation::Due(pending) => self.reservation = Reservation::Made(self.store.reserve(pending).await?),
             Reservation::Made(lease) if lease.is_lost() => return Err(StoreError::Stale),
             Reservation::Made(_) => {}
         }
@@ -200,6 +207,10 @@ impl ChunkWriter {
         sent.and(settled)?;
         let stored = self.chunks.count_documents(doc! { "files_id": self.files_id }).await?;
         if stored != u64::from(self.next_n) {
+            let rows = self.store.find_segments_by_id(&[self.files_id]).await?;
+            if rows.iter().all(|row| row.state != State::Pending) {
+                return Err(StoreError::Stale);
+            }
             return Err(StoreError::Damaged(format!("{stored} of {} chunks are stored", self.next_n)));
         }
         match self.reservation {
