@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::header::{
@@ -19,7 +19,7 @@ use super::AppState;
 use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_holds};
 use super::digests::repr_digest;
 use super::disposition::{Disposition, content_disposition, is_safe_inline};
-use super::files::file_id;
+use super::files::FileIdPath;
 use super::negotiate::{Coding, accepts};
 use super::problem::RequestId;
 use super::query;
@@ -39,12 +39,12 @@ pub async fn open(
     principal: Principal,
     Extension(request_id): Extension<RequestId>,
     method: Method,
-    Path(id): Path<String>,
+    FileIdPath(id): FileIdPath,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Error> {
     let disposition = wanted_disposition(&uri)?;
-    let file = state.files.open(&principal, file_id(&id)?).await?;
+    let file = state.files.open(&principal, id).await?;
     let encoded = negotiate(&file, &headers)?;
     let representation = Representation::new(&state, &file, disposition, encoded.as_ref())?;
     let validators = Validators { etag: &representation.etag, modified: representation.modified };

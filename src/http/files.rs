@@ -3,9 +3,10 @@
 use axum::Extension;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
+use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
 
@@ -28,11 +29,25 @@ const MAX_IDEMPOTENCY_KEY_LEN: usize = 255;
 const DEFAULT_LIMIT: i64 = 50;
 const LIMITS: std::ops::RangeInclusive<i64> = 1..=200;
 
+/// The file id in a request's path.
+pub struct FileIdPath(pub Id);
+
+impl FromRequestParts<AppState> for FileIdPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
+        let Ok(Path(text)) = Path::<String>::from_request_parts(parts, state).await else {
+            return Err(Error::new(ErrorCode::InvalidId, "An id is 24 lower-case hexadecimal digits."));
+        };
+        file_id(&text).map(Self)
+    }
+}
+
 /// Parses a file id.
 ///
 /// # Errors
 /// `invalid_id`.
-pub fn file_id(text: &str) -> Result<Id, Error> {
+fn file_id(text: &str) -> Result<Id, Error> {
     let is_lower_hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     let parsed = text.parse().ok().filter(|_| is_lower_hex && text.len() == 24);
     parsed.ok_or_else(|| Error::new(ErrorCode::InvalidId, "An id is 24 lower-case hexadecimal digits."))
@@ -80,7 +95,7 @@ pub async fn put(
     };
     let made = state.files.put(principal, request, body).await?;
     let location = state.file_url(&made.file);
-    let view = state.view(made.file)?;
+    let view = state.view(made.file);
     let headers = [(LOCATION, location), (ETAG, view.etag.clone()), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(view)).into_response())
 }
@@ -112,7 +127,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri) -> Result<Response, Error> {
     let (page, list) = page_query(&state, &uri)?;
     let found = state.files.list(&principal, page).await?;
-    let items = found.items.into_iter().map(|file| state.view(file)).collect::<Result<Vec<_>, _>>()?;
+    let items = found.items.into_iter().map(|file| state.view(file)).collect::<Vec<_>>();
     let next_cursor = found.next.as_ref().map(|mark| cursor::encode(mark, &list));
     let body = json!({ "items": items, "nextCursor": next_cursor, "total": found.total });
     Ok(([(CACHE_CONTROL, "no-store")], Json(body)).into_response())
@@ -218,12 +233,12 @@ fn instant(field: &'static str, value: &str) -> Result<DateTime, Error> {
 pub async fn head(
     State(state): State<AppState>,
     principal: Principal,
-    Path(id): Path<String>,
+    FileIdPath(id): FileIdPath,
     uri: Uri,
 ) -> Result<Response, Error> {
     query::refuse(&uri)?;
-    let file = state.files.head(&principal, file_id(&id)?).await?;
-    let view = state.view(file)?;
+    let file = state.files.head(&principal, id).await?;
+    let view = state.view(file);
     Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())
 }
 
@@ -232,21 +247,20 @@ pub async fn edit(
     State(state): State<AppState>,
     principal: Principal,
     Extension(request_id): Extension<RequestId>,
-    Path(id): Path<String>,
+    FileIdPath(id): FileIdPath,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
 ) -> Result<Response, Error> {
     permit(&principal, Action::Write)?;
     query::refuse(&uri)?;
-    let id = file_id(&id)?;
     require_json(&headers)?;
     let body = read_whole(body, state.body_idle, MAX_PATCH_LEN).await?;
     let patch = parse_unique(&body);
     let patch = patch.map_err(|_| Error::bad_request("body", "The body is not JSON, or names a member twice."))?;
     let Value::Object(patch) = patch else { return Err(Error::bad_request("body", "The patch is not a JSON object.")) };
     let file = state.files.edit(&principal, id, &patch, Some(request_id.0.to_string())).await?;
-    let view = state.view(file)?;
+    let view = state.view(file);
     Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())
 }
 
@@ -265,10 +279,10 @@ pub async fn delete(
     State(state): State<AppState>,
     principal: Principal,
     Extension(request_id): Extension<RequestId>,
-    Path(id): Path<String>,
+    FileIdPath(id): FileIdPath,
     uri: Uri,
 ) -> Result<StatusCode, Error> {
     query::refuse(&uri)?;
-    state.files.delete(&principal, file_id(&id)?, Some(request_id.0.to_string())).await?;
+    state.files.delete(&principal, id, Some(request_id.0.to_string())).await?;
     Ok(StatusCode::NO_CONTENT)
 }

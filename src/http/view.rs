@@ -4,7 +4,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::AppState;
-use crate::error::Error;
 use crate::files::custom;
 use crate::store::registry::FileDoc;
 use crate::store::{Bson, DateTime};
@@ -22,7 +21,7 @@ pub struct FileView {
     pub declared_type: Option<String>,
     pub kind: String,
     pub bucket: String,
-    pub sha256: String,
+    pub sha256: Option<String>,
     pub etag: String,
     pub compression: Option<CompressionView>,
     pub encryption: Option<EncryptionView>,
@@ -111,12 +110,13 @@ impl AppState {
         format!("{}/v1/files/{}", self.public_url, file.file.to_hex())
     }
 
-    /// The file as clients see it.
-    ///
-    /// # Errors
-    /// `damaged` when the digest's record does not open.
-    pub fn view(&self, file: FileDoc) -> Result<FileView, Error> {
-        let sha256 = self.files.digest(&file)?.to_string();
+    /// The file as clients see it; without its digest where the digest's record does not open.
+    pub fn view(&self, file: FileDoc) -> FileView {
+        let digest = self.files.digest(&file);
+        let sha256 = digest.inspect_err(|error| {
+            tracing::error!(file = %file.file, error = %error, cause = ?error.cause, "a digest does not open");
+        });
+        let sha256 = sha256.ok().map(|digest| digest.to_string());
         let url = self.file_url(&file);
         let content = &file.content;
         let compression = (content.codec != "identity").then(|| CompressionView {
@@ -132,7 +132,7 @@ impl AppState {
             expires_at: retention.expires_at.map(timestamp),
             legal_hold: retention.legal_hold,
         });
-        Ok(FileView {
+        FileView {
             id: file.file.to_hex(),
             etag: format!("\"{}\"", self.files.etag(&file)),
             name: file.name,
@@ -165,6 +165,6 @@ impl AppState {
             created_at: timestamp(file.created_at),
             updated_at: timestamp(file.updated_at),
             links: LinksView { content: format!("{url}/content"), this: url, thumbnail: None, versions: None },
-        })
+        }
     }
 }

@@ -28,7 +28,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the database fails; nothing is known then.
 pub async fn fsck(files: &Files) -> Result<FsckReport, Error> {
-    let mut check = Check { files, checked: Checked::default(), suspects: Vec::new() };
+    let mut check = Check { files, checked: Checked::default(), suspects: Vec::new(), unreadable: Vec::new() };
     check.run().await.map_err(|error| error.doing("check the store"))
 }
 
@@ -52,6 +52,7 @@ struct Check<'a> {
     files: &'a Files,
     checked: Checked,
     suspects: Vec<Suspect>,
+    unreadable: Vec<Id>,
 }
 
 type Step<T> = Result<T, StoreError>;
@@ -64,7 +65,11 @@ impl Check<'_> {
         for bucket in self.files.store.list_buckets().await? {
             self.check_bucket(&bucket).await?;
         }
-        let confirmed = self.look_again().await?;
+        let mut confirmed = self.look_again().await?;
+        confirmed.extend(self.unreadable.iter().map(|id| {
+            let what = "cannot be read as a file".to_owned();
+            (Fault::Mismatched, Finding { place: "file_registry".to_owned(), id: id.to_hex(), what })
+        }));
         let mut report = FsckReport { checked: std::mem::take(&mut self.checked), ..FsckReport::default() };
         report.ok = confirmed.is_empty();
         for (fault, finding) in confirmed {
@@ -89,7 +94,14 @@ impl Check<'_> {
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             self.checked.files += page.len() as u64;
-            self.judge_files(page).await?;
+            let mut readable = Vec::with_capacity(page.len());
+            for entry in page {
+                match entry.file {
+                    Some(file) => readable.push(file),
+                    None => self.unreadable.push(entry.id),
+                }
+            }
+            self.judge_files(readable).await?;
         }
     }
 

@@ -2,7 +2,7 @@
 //! judges nothing.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -10,7 +10,7 @@ use super::blobs::BlobDoc;
 use super::registry::FileDoc;
 use super::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::SegmentDoc;
-use super::{Id, Store, StoreResult};
+use super::{Id, Store, StoreError, StoreResult};
 
 /// What the chunks of one GridFS file add up to.
 ///
@@ -51,6 +51,15 @@ impl ChunkSums {
     }
 }
 
+/// A registry document; without a file where no gateway wrote it.
+#[derive(Debug, Clone)]
+pub struct RegistryEntry {
+    /// The document.
+    pub id: Id,
+    /// What it says.
+    pub file: Option<FileDoc>,
+}
+
 /// A files document as far as the checker needs it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct FilesHead {
@@ -81,8 +90,13 @@ impl Store {
     }
 
     /// Registry documents of all tenants by id, expired ones included.
-    pub async fn page_files(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<FileDoc>> {
-        self.page(REGISTRY, after, limit).await
+    pub async fn page_files(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<RegistryEntry>> {
+        let page: Vec<RawDocumentBuf> = self.page(REGISTRY, after, limit).await?;
+        let entry = |document: RawDocumentBuf| {
+            let id = document.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
+            Ok(RegistryEntry { id, file: mongodb::bson::deserialize_from_slice(document.as_bytes()).ok() })
+        };
+        page.into_iter().map(entry).collect()
     }
 
     /// Blobs by id.

@@ -39,7 +39,7 @@ pub struct Commit {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdempotencyDoc {
-    /// Hash over tenant, route and key.
+    /// Hash over tenant, principal, route and key.
     #[serde(rename = "_id")]
     pub id: String,
     /// Keyed hash over what the request asked for, body included.

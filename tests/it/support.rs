@@ -3,9 +3,9 @@
 pub mod app;
 pub mod model;
 pub mod mongod;
+pub mod openapi;
 pub mod own_mongod;
 pub mod profiler;
-pub mod openapi;
 pub mod requests;
 pub mod store;
 pub mod wire;

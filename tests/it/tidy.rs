@@ -73,7 +73,6 @@ const IMPURE: [&str; 8] =
 /// Who reads the system's clock.
 const CLOCK_READERS: [(&str, &str); 4] = [
     ("src/clock.rs", "the clock itself"),
-    ("src/store/segments.rs", "leases; they are judged by the sweeper's clock, which is a known defect"),
     ("src/store/gridfs.rs", "`uploadDate`, which nothing here reads"),
     ("src/mongod/fetch.rs", "the age of folders on disk, in a test"),
 ];
