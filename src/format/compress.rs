@@ -15,6 +15,9 @@ use super::segment::{Codec, MAX_FRAME_LEN};
 thread_local! {
     /// A context costs more to make than a small frame to compress, so each thread keeps its last.
     static ZSTD: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+    /// As above, to restore. Each frame begins anew, whatever became of the one before.
+    static UNZSTD: RefCell<Decompressor<'static>> =
+        RefCell::new(Decompressor::new().expect("there is memory for a context"));
 }
 
 /// Compresses one frame.
@@ -59,7 +62,7 @@ pub fn decompress(codec: Codec, stored: &[u8], plain_len: usize) -> Option<Vec<u
             // The library would also take several frames, skippable ones, and no bytes at all.
             let is_one_frame = stored.starts_with(&ZSTD_MAGIC.to_le_bytes())
                 && find_frame_compressed_size(stored).is_ok_and(|len| len == stored.len());
-            is_one_frame.then(|| Decompressor::new().ok()?.decompress(stored, plain_len).ok())??
+            is_one_frame.then(|| UNZSTD.with_borrow_mut(|zstd| zstd.decompress(stored, plain_len).ok()))??
         }
         Codec::Gzip => {
             let mut plain = Vec::with_capacity(plain_len + 1);
@@ -123,6 +126,19 @@ mod tests {
                     prop_assert_eq!(decompress(codec, &stored, plain.len() - 1), None);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_refused_frame_leaves_nothing_behind_for_the_next() {
+        let plain = b"gridgate keeps files. ".repeat(100);
+        let stored = compress(Codec::Zstd, 3, &plain);
+        let mut damaged = stored.clone();
+        *damaged.last_mut().expect("not empty") ^= 1;
+        for _ in 0..3 {
+            assert_eq!(decompress(Codec::Zstd, &damaged, plain.len()), None);
+            assert_eq!(decompress(Codec::Zstd, &stored, plain.len() - 1), None);
+            assert_eq!(decompress(Codec::Zstd, &stored, plain.len()).as_ref(), Some(&plain));
         }
     }
 

@@ -6,9 +6,12 @@ use std::ops::Range;
 
 use super::FormatError;
 use super::digest::Sha256Digest;
+use super::segment::Codec;
 
 /// Magic of the index record of an unsealed segment.
 pub(super) const MAGIC: &[u8; 4] = b"GGI1";
+/// Magic, codec and `u32` frame length.
+pub(super) const HEAD_LEN: usize = 9;
 /// `u32` stored length and `u64` checksum.
 pub(super) const ENTRY_LEN: usize = 12;
 
@@ -114,10 +117,23 @@ impl FrameIndex {
     }
 }
 
+/// What an index record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexRecord {
+    /// The codec of every frame.
+    pub codec: Codec,
+    /// Plaintext bytes of every frame but the last.
+    pub frame_len: u32,
+    /// The frames in order.
+    pub entries: Vec<FrameEntry>,
+}
+
 /// Encodes the index record of an unsealed segment.
-pub fn encode(entries: &[FrameEntry]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(MAGIC.len() + entries.len() * ENTRY_LEN);
+pub fn encode(codec: Codec, frame_len: u32, entries: &[FrameEntry]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(HEAD_LEN + entries.len() * ENTRY_LEN);
     record.extend_from_slice(MAGIC);
+    record.push(codec as u8);
+    record.extend_from_slice(&frame_len.to_be_bytes());
     for entry in entries {
         record.extend_from_slice(&entry.stored_len.to_be_bytes());
         record.extend_from_slice(&entry.checksum.to_be_bytes());
@@ -129,23 +145,24 @@ pub fn encode(entries: &[FrameEntry]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`FormatError::Index`] for anything [`encode`] does not make.
-pub fn decode(record: &[u8]) -> Result<Vec<FrameEntry>, FormatError> {
-    let entries = record.strip_prefix(MAGIC).ok_or(FormatError::Index)?;
+pub fn decode(record: &[u8]) -> Result<IndexRecord, FormatError> {
+    let (head, entries) = record.split_first_chunk::<HEAD_LEN>().ok_or(FormatError::Index)?;
+    let [magic @ .., codec, l0, l1, l2, l3] = head;
+    let codec = Codec::from_id(*codec).filter(|_| magic == MAGIC).ok_or(FormatError::Index)?;
     let (entries, rest) = entries.as_chunks::<ENTRY_LEN>();
     if !rest.is_empty() {
         return Err(FormatError::Index);
     }
-    Ok(entries
-        .iter()
-        .map(|&[a, b, c, d, e, f, g, h, i, j, k, l]| FrameEntry {
-            stored_len: u32::from_be_bytes([a, b, c, d]),
-            checksum: u64::from_be_bytes([e, f, g, h, i, j, k, l]),
-        })
-        .collect())
+    let entry = |&[a, b, c, d, e, f, g, h, i, j, k, l]: &[u8; ENTRY_LEN]| FrameEntry {
+        stored_len: u32::from_be_bytes([a, b, c, d]),
+        checksum: u64::from_be_bytes([e, f, g, h, i, j, k, l]),
+    };
+    let frame_len = u32::from_be_bytes([*l0, *l1, *l2, *l3]);
+    Ok(IndexRecord { codec, frame_len, entries: entries.iter().map(entry).collect() })
 }
 
 /// The commitment of an unsealed segment: SHA-256 of its index record, so that the manifest binds
-/// every frame's length and checksum.
+/// codec, frame length, and every frame's length and checksum.
 pub fn commitment(record: &[u8]) -> [u8; 32] {
     Sha256Digest::of(record).0
 }
@@ -166,7 +183,21 @@ mod tests {
             prop_assert_eq!(frames.len(), 1);
             prop_assert!(index.plain(frames.start).contains(&at));
             prop_assert_eq!(index.frames(&(0..plain_len)), 0..index.count());
-            prop_assert_eq!(decode(&encode(&entries)), Ok(entries));
+        }
+
+        #[test]
+        fn a_record_gives_back_what_it_took(
+            codec in proptest::sample::select(&Codec::ALL[..]),
+            frame_len in any::<u32>(),
+            entries in proptest::collection::vec((any::<u32>(), any::<u64>()), 0..5),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let entries: Vec<_> = entries.into_iter().map(|(stored_len, checksum)| FrameEntry { stored_len, checksum }).collect();
+            let record = encode(codec, frame_len, &entries);
+            let cut = cut.index(record.len());
+            let is_whole = cut >= HEAD_LEN && (cut - HEAD_LEN).is_multiple_of(ENTRY_LEN);
+            prop_assert_eq!(decode(&record[..cut]).is_ok(), is_whole, "cut at {}", cut);
+            prop_assert_eq!(decode(&record), Ok(IndexRecord { codec, frame_len, entries }));
         }
     }
 
@@ -175,5 +206,12 @@ mod tests {
         let entry = FrameEntry { stored_len: 10, checksum: 0 };
         assert_eq!(FrameIndex::new(10, 21, 0, &[entry, entry]), Err(FormatError::FrameCount { got: 2, expected: 3 }));
         assert_eq!(FrameIndex::at(10, 20, vec![9, 3], 20), Err(FormatError::Index));
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_codec_is_refused() {
+        let mut record = encode(Codec::Gzip, 64, &[]);
+        record[4] = 3;
+        assert_eq!(decode(&record), Err(FormatError::Index));
     }
 }

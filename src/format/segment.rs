@@ -56,6 +56,11 @@ impl Codec {
         }
     }
 
+    /// The codec of a stored number.
+    pub fn from_id(id: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| *codec as u8 == id)
+    }
+
     /// The codec family a sealed segment's header names.
     pub const fn family(self) -> u8 {
         match self {
@@ -193,8 +198,9 @@ impl SegmentEncoder {
     /// `entries` are those of the encoded frames in order; `sha256` is that of the plaintext.
     pub fn finish(&self, entries: &[FrameEntry], plain_len: u64, sha256: Sha256Digest) -> SegmentEnd {
         let Some(key) = &self.key else {
-            let record = index::encode(entries);
-            let tail = if self.layout.codec == Codec::Zstd { self.seek_table(entries, plain_len) } else { Vec::new() };
+            let Layout { codec, frame_len, .. } = self.layout;
+            let record = index::encode(codec, frame_len, entries);
+            let tail = if codec == Codec::Zstd { self.seek_table(entries, plain_len) } else { Vec::new() };
             return SegmentEnd { tail, commitment: index::commitment(&record), record };
         };
         let mut trailer = Vec::with_capacity(TRAILER_FIELDS_LEN + entries.len() * TRAILER_OFFSET_LEN);

@@ -1,6 +1,9 @@
 //! A writer in the database: whatever is changed past the gateway, a download gives the bytes that
 //! were uploaded or fails. A range in frames that were not touched is still exact.
 
+use std::io::Write;
+
+use flate2::write::GzEncoder;
 use futures::TryStreamExt;
 use gridgate::format::digest::Sha256Digest;
 use gridgate::store::api_keys::ApiKeyDoc;
@@ -311,6 +314,53 @@ async fn another_codec_in_the_row_is_refused_or_means_the_same_bytes() {
             assert!(answer.status >= 500 || victim.bytes.starts_with(&answer.bytes), "{what}");
             victim.restore().await;
         }
+    }
+}
+
+/// A stored `.zst` or `.gz` file is valid in the codec that its row could name instead of identity.
+#[tokio::test]
+async fn a_compressed_file_is_never_given_out_as_an_encoding_of_its_content() {
+    let app = start().await;
+    let text = b"what the client compressed before it came here. ".repeat(5000);
+    let noisy = [text, noise(3 * CHUNK, 15)].concat();
+    let mut gz = GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    gz.write_all(&noisy).unwrap();
+    let cases = [
+        ("application/zstd", "zstd", zstd::stream::encode_all(&noisy[..], 3).unwrap()),
+        ("application/gzip", "gzip", gz.finish().unwrap()),
+    ];
+    for (content_type, codec, bytes) in cases {
+        assert!(bytes.len() > 3 * CHUNK, "{codec}: several frames");
+        let file = app.put("name=a&encrypt=false&compress=none", content_type, bytes.clone()).await;
+        let db = app.mongo().await;
+        let id = Id::parse_str(file["id"].as_str().unwrap()).unwrap();
+        let registry = one(&db, "file_registry", doc! { "file": id }).await;
+        let segment = doc! { "blob": registry.get_object_id("blob").unwrap() };
+        let row = one(&db, "segments", segment.clone()).await;
+        assert_eq!(row.get_str("codec").unwrap(), "identity");
+        let stored_len = row.get_i64("storedLen").unwrap();
+        let segments = db.collection::<Document>("segments");
+        let chunks = db.collection::<Document>(&format!("{}.chunks", row.get_str("bucket").unwrap()));
+        let of_file = doc! { "files_id": row.get_object_id("_id").unwrap() };
+        let last = chunks.find_one(of_file).sort(doc! { "n": -1 }).await.unwrap().unwrap();
+        let last_id = doc! { "_id": last.get("_id").unwrap() };
+        let ask = || app.get(&content_path(&file)).header("accept-encoding", codec).send();
+        // Without a tail, and with one as long as the seek table a zstd segment ends with.
+        let frames = bytes.len().div_ceil(row.get_i32("frameLen").unwrap() as usize);
+        for tail_len in [0, 8 + 8 * frames + 9] {
+            let change = doc! { "codec": codec, "storedLen": stored_len + tail_len as i64 };
+            segments.update_one(segment.clone(), doc! { "$set": change }).await.unwrap();
+            let data = [last.get_binary_generic("data").unwrap().as_slice(), &vec![0; tail_len]].concat();
+            chunks.update_one(last_id.clone(), doc! { "$set": { "data": binary(data) } }).await.unwrap();
+            let answer = ask().await.unwrap();
+            let what = format!("{codec}, {tail_len}: {:?}", answer.headers().get("content-encoding"));
+            assert_eq!(answer.status().as_u16(), 500, "{what}");
+            segments.replace_one(segment.clone(), &row).await.unwrap();
+            chunks.replace_one(last_id.clone(), &last).await.unwrap();
+        }
+        let answer = ask().await.unwrap();
+        assert!(answer.status().as_u16() == 200 && !answer.headers().contains_key("content-encoding"), "{codec}");
+        assert!(answer.bytes().await.unwrap() == bytes, "{codec}: restored");
     }
 }
 

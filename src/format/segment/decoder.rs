@@ -63,8 +63,11 @@ impl SegmentDecoder {
             if index::commitment(facts.record) != facts.commitment {
                 return Err(FormatError::Commitment);
             }
-            let entries = index::decode(facts.record)?;
-            let index = FrameIndex::new(frame_len, facts.plain_len, 0, &entries)?;
+            let record = index::decode(facts.record)?;
+            if (record.codec, record.frame_len) != (facts.codec, facts.frame_len) {
+                return Err(FormatError::Index);
+            }
+            let index = FrameIndex::new(frame_len, facts.plain_len, 0, &record.entries)?;
             let tail_len = if facts.codec == Codec::Zstd { seek_table::encoded_len(index.count()) } else { 0 };
             let frames_end = index.stored(index.count() - 1).end;
             if facts.stored_len.checked_sub(frames_end) != Some(tail_len as u64) || !has_possible_frames(&index, 0) {
@@ -207,9 +210,7 @@ impl SegmentDecoder {
         if u64::from(opened.plain_len) != expected {
             return Err(FormatError::FrameLength { index, got: opened.plain_len.into(), expected });
         }
-        let codec = Codec::ALL
-            .into_iter()
-            .find(|codec| *codec as u8 == opened.codec)
+        let codec = Codec::from_id(opened.codec)
             .filter(|codec| *codec == Codec::Identity || codec.family() == key.header().family)
             .ok_or(FormatError::Frame { index })?;
         Ok(TypedBody { codec, bytes: opened.body.into() })

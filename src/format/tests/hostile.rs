@@ -58,9 +58,9 @@ fn a_length_no_frame_can_have_is_refused_before_memory_is_asked_for() {
 
 #[test]
 fn a_frame_length_no_writer_makes_is_refused() {
-    let record = index::encode(&[FrameEntry { stored_len: 5, checksum: 0 }]);
-    let commitment = index::commitment(&record);
     for frame_len in [0, u32::MAX, (16 << 20) + 1] {
+        let record = index::encode(Codec::Identity, frame_len, &[FrameEntry { stored_len: 5, checksum: 0 }]);
+        let commitment = index::commitment(&record);
         let facts = SegmentFacts {
             codec: Codec::Identity,
             frame_len,
@@ -112,7 +112,7 @@ fn a_range_past_the_end_has_no_frames() {
 #[test]
 fn a_row_with_another_stored_length_is_refused() {
     for codec in Codec::ALL {
-        let record = index::encode(&[FrameEntry { stored_len: 50, checksum: 0 }]);
+        let record = index::encode(codec, 64, &[FrameEntry { stored_len: 50, checksum: 0 }]);
         let commitment = index::commitment(&record);
         let tail_len = if codec == Codec::Zstd { 8 + 8 + 9 } else { 0 };
         let open = |stored_len| {
@@ -129,6 +129,23 @@ fn a_row_with_another_stored_length_is_refused() {
         assert_eq!(open(50 + tail_len), Ok(1));
         for stored_len in [0, 49 + tail_len, 51 + tail_len, u64::MAX] {
             assert_eq!(open(stored_len), Err(FormatError::Index), "{codec:?} {stored_len}");
+        }
+    }
+}
+
+#[test]
+fn a_row_of_another_codec_or_frame_length_than_its_record_is_refused() {
+    for own in Codec::ALL {
+        let record = index::encode(own, 64, &[FrameEntry { stored_len: 50, checksum: 0 }]);
+        let commitment = index::commitment(&record);
+        for (codec, frame_len) in Codec::ALL.into_iter().flat_map(|codec| [50, 64, 65].map(|len| (codec, len))) {
+            // Every length fits: only the record tells.
+            let stored_len = if codec == Codec::Zstd { 50 + 8 + 8 + 9 } else { 50 };
+            let facts =
+                SegmentFacts { codec, frame_len, plain_len: 50, stored_len, record: &record, commitment: &commitment };
+            let opened = SegmentDecoder::open(facts, None).map(drop);
+            let expected = if (codec, frame_len) == (own, 64) { Ok(()) } else { Err(FormatError::Index) };
+            assert_eq!(opened, expected, "{own:?} as {codec:?}, {frame_len}");
         }
     }
 }
@@ -229,7 +246,7 @@ proptest! {
         entries in proptest::collection::vec((any::<u32>(), any::<u64>()), 0..5),
     ) {
         let entries: Vec<_> = entries.into_iter().map(|(stored_len, checksum)| FrameEntry { stored_len, checksum }).collect();
-        let record = index::encode(&entries);
+        let record = index::encode(codec, frame_len, &entries);
         let commitment = index::commitment(&record);
         let facts = SegmentFacts { codec, frame_len, plain_len, stored_len, record: &record, commitment: &commitment };
         if let Ok(decoder) = SegmentDecoder::open(facts, None) {

@@ -14,6 +14,7 @@ use crate::format::key::Key;
 use crate::format::key_wrap::{WrapBinding, WrapMode, WrappedKey, wrap};
 use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::seal::{FrameKind, TRAILER_MAGIC};
+use crate::format::seek_table::{self, SeekEntry};
 use crate::format::segment::Codec;
 
 const TENANT: &str = "tenant-a";
@@ -83,7 +84,9 @@ fn make_vectors() {
     bad_stored_bytes();
     bad_sealed_rows();
     forgeries();
-    bad_identity_segments();
+    bad_unsealed_bytes();
+    bad_index_records();
+    bad_unsealed_rows();
     bad_seek_tables();
     bad_compressed_frames();
     wrapped_keys();
@@ -312,10 +315,11 @@ fn commit(row: &mut Row) {
     row.commitment = index::commitment(&row.record).to_vec();
 }
 
-fn bad_identity_segments() {
-    let identity = |name: &str, expect, note, change: &dyn Fn(&mut Made)| {
-        save_unsealed(Codec::Identity, name, expect, note, change);
-    };
+fn identity(name: &str, expect: &str, note: &str, change: &dyn Fn(&mut Made)) {
+    save_unsealed(Codec::Identity, name, expect, note, change);
+}
+
+fn bad_unsealed_bytes() {
     for codec in Codec::ALL {
         save_unsealed(codec, "frame-flipped", "Checksum", "bit 0 of the last byte of frame 1 flipped", &|made| {
             *made.frames[1].last_mut().expect("not empty") ^= 1;
@@ -325,22 +329,25 @@ fn bad_identity_segments() {
     identity("swapped-frames", "Checksum", "frames 0 and 1 change places", &|made| made.frames.swap(0, 1));
     identity("truncated", "Checksum", "the last byte is missing", &|made| made.frames[2].truncate(87));
     identity("extended", "Index", "a byte follows", &|made| made.tail.push(0));
+}
+
+fn bad_index_records() {
     identity("record-length", "Commitment", "a length in the index record was changed", &|made| {
-        made.row.record[7] ^= 1;
+        made.row.record[12] ^= 1;
     });
     identity("record-checksum", "Commitment", "a checksum in the index record was changed", &|made| {
-        made.row.record[15] ^= 1;
+        made.row.record[20] ^= 1;
     });
     identity("record-length-committed", "Index", "a length was changed, and the commitment with it", &|made| {
-        made.row.record[7] ^= 1;
+        made.row.record[12] ^= 1;
         commit(&mut made.row);
     });
     identity("record-checksum-committed", "Checksum", "a checksum was changed, and the commitment with it", &|made| {
-        made.row.record[15] ^= 1;
+        made.row.record[20] ^= 1;
         commit(&mut made.row);
     });
     identity("record-entry-dropped", "FrameCount", "the record has a frame less than the length needs", &|made| {
-        made.row.record.truncate(4 + 2 * 12);
+        made.row.record.truncate(9 + 2 * 12);
         commit(&mut made.row);
     });
     identity("record-magic", "Index", "the record begins with other letters", &|made| {
@@ -348,14 +355,44 @@ fn bad_identity_segments() {
         commit(&mut made.row);
     });
     identity("record-half-entry", "Index", "the record ends within an entry", &|made| {
-        made.row.record.truncate(4 + 2 * 12 + 5);
+        made.row.record.truncate(9 + 2 * 12 + 5);
         commit(&mut made.row);
     });
+    identity("record-head-cut", "Index", "the record ends within its head", &|made| {
+        made.row.record.truncate(8);
+        commit(&mut made.row);
+    });
+    identity("record-codec", "Commitment", "the codec in the index record was changed", &|made| {
+        made.row.record[4] = 2;
+    });
+    identity("record-codec-committed", "Index", "the index record has another codec than the row", &|made| {
+        made.row.record[4] = 2;
+        commit(&mut made.row);
+    });
+    identity("record-codec-unknown", "Index", "the index record has an unknown codec", &|made| {
+        made.row.record[4] = 3;
+        commit(&mut made.row);
+    });
+    identity("record-frame-length", "Commitment", "the frame length in the index record was changed", &|made| {
+        made.row.record[8] ^= 1;
+    });
+    identity(
+        "record-frame-length-committed",
+        "Index",
+        "the index record has another frame length than the row",
+        &|made| {
+            made.row.record[8] ^= 1;
+            commit(&mut made.row);
+        },
+    );
+}
+
+fn bad_unsealed_rows() {
     identity("row-frame-length-zero", "Index", "the row's frame length is 0", &|made| made.row.frame_len = 0);
     identity("row-frame-length-huge", "Index", "the row's frame length is beyond the limit", &|made| {
         made.row.frame_len = (16 << 20) + 1;
     });
-    identity("row-frame-length", "FrameLength", "the row's frame length is 200, in as many frames", &|made| {
+    identity("row-frame-length", "Index", "the row's frame length is 200, in as many frames", &|made| {
         made.row.frame_len = 200;
     });
     identity("row-stored-length", "Index", "storedLen is a byte more than the frames", &|made| {
@@ -365,6 +402,13 @@ fn bad_identity_segments() {
     identity("row-codec", "Index", "the row names zstd, which would have a seek table", &|made| {
         made.row.codec = Codec::Zstd;
     });
+    identity("row-codec-with-its-tail", "Index", "the row names zstd, and a seek table is there", &|made| {
+        made.row.codec = Codec::Zstd;
+        let entry = |plain_len| SeekEntry { stored_len: plain_len, plain_len };
+        made.tail = seek_table::encode(&[256, 256, 88].map(entry));
+        made.row.stored_len = made.stored().len() as u64;
+    });
+    identity("row-codec-gzip", "Index", "the row names gzip, all lengths fit", &|made| made.row.codec = Codec::Gzip);
 }
 
 fn bad_seek_tables() {
@@ -396,7 +440,8 @@ fn bad_compressed_frames() {
                 stored_len: u32::try_from(frame.len()).expect("short"),
                 checksum: xxhash_rust::xxh3::xxh3_64(frame),
             };
-            made.row.record = index::encode(&made.frames.iter().map(entry).collect::<Vec<_>>());
+            let entries: Vec<_> = made.frames.iter().map(entry).collect();
+            made.row.record = index::encode(codec, made.row.frame_len, &entries);
             made.row.stored_len = made.stored().len() as u64;
             commit(&mut made.row);
         });
