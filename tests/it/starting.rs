@@ -36,8 +36,8 @@ struct Gateway {
 
 impl Gateway {
     /// Starts a gateway on a data folder and waits until it is ready.
-    async fn start(folder: &Path, run: &str) -> Self {
-        let mut gateway = Self::begin(folder, run);
+    async fn start(folder: &Path, run: &str, drain_secs: &str) -> Self {
+        let mut gateway = Self::begin(folder, run, drain_secs);
         let begun = Instant::now();
         loop {
             let printed = fs::read_to_string(&gateway.stdout).unwrap();
@@ -51,13 +51,13 @@ impl Gateway {
         }
     }
 
-    fn begin(folder: &Path, run: &str) -> Self {
+    fn begin(folder: &Path, run: &str, drain_secs: &str) -> Self {
         let (stdout, stderr) =
             (folder.with_extension(format!("{run}.out")), folder.with_extension(format!("{run}.err")));
         let child = gridgate(&[])
             .env("GRIDGATE_DATA_DIR", folder)
             .env("GRIDGATE_LISTEN", "127.0.0.1:0")
-            .env("GRIDGATE__SERVER__DRAIN_SECS", "20")
+            .env("GRIDGATE__SERVER__DRAIN_SECS", drain_secs)
             .stdout(fs::File::create(&stdout).unwrap())
             .stderr(fs::File::create(&stderr).unwrap())
             .spawn()
@@ -117,6 +117,19 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Asks for a file and reads no byte of it.
+    async fn begin_download(&self, gateway: &Gateway, file: &Value) -> Wire {
+        let mut wire = Wire::connect(&gateway.url).await;
+        let id = file["id"].as_str().unwrap();
+        let head =
+            format!("GET /v1/files/{id}/content HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", self.key);
+        wire.send(head).await;
+        assert_eq!(wire.head().await.status, 200);
+        wire
+    }
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -131,7 +144,7 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
 async fn it_starts_from_an_empty_folder_drains_and_outlives_a_kill() {
     let temporary = TempDir::new().unwrap();
     let folder = temporary.path().join("data");
-    let mut gateway = Gateway::start(&folder, "first").await;
+    let mut gateway = Gateway::start(&folder, "first", "20").await;
 
     // What it made is for its owner only.
     assert_eq!(mode(&folder), 0o700);
@@ -156,35 +169,34 @@ async fn it_starts_from_an_empty_folder_drains_and_outlives_a_kill() {
     assert_eq!(client.upload(&gateway, b"x").await["size"], 1, "the first one is unharmed");
 
     // SIGTERM: a slow download finishes, a new one is not begun, and the end is a clean one.
-    let mut slow = Wire::connect(&gateway.url).await;
-    let id = file["id"].as_str().unwrap();
-    slow.send(format!(
-        "GET /v1/files/{id}/content HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
-        client.key
-    ))
-    .await;
-    let begun = slow.head().await;
-    assert_eq!(begun.status, 200);
+    let mut slow = client.begin_download(&gateway, &file).await;
     gateway.signal("TERM");
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(gateway.child.try_wait().unwrap(), None, "it waits for the download");
+    for piece in bytes.chunks(1 << 20) {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert!(slow.body(piece.len()).await == piece, "what was begun is finished");
+    }
     assert!(tokio::net::TcpStream::connect(&address).await.is_err(), "it takes no new connection");
-    assert!(slow.body(bytes.len()).await == bytes, "what was begun is finished");
     assert_eq!(gateway.ended().await.code(), Some(0), "{}", gateway.log());
     let printed = fs::read_to_string(&gateway.stdout).unwrap();
     assert_eq!(printed, format!("gridgate ready on {}\n", gateway.url), "one line, and no other");
 
     // Started again it has what it had; killed, too, without a pause.
-    let mut gateway = Gateway::start(&folder, "second").await;
+    let mut gateway = Gateway::start(&folder, "second", "20").await;
     assert!(client.content(&gateway, &file).await == bytes);
     let late = client.upload(&gateway, &bytes[..3_000_000]).await;
     gateway.signal("KILL");
     gateway.ended().await;
-    let mut gateway = Gateway::start(&folder, "third").await;
+    let mut gateway = Gateway::start(&folder, "third", "1").await;
     assert!(client.content(&gateway, &file).await == bytes);
     assert!(client.content(&gateway, &late).await == bytes[..3_000_000]);
+
+    // A download that does not move is cut when the drain time is over, and that is a clean end, too.
+    let mut stalled = client.begin_download(&gateway, &file).await;
+    let begun = Instant::now();
     gateway.signal("INT");
     assert_eq!(gateway.ended().await.code(), Some(0), "{}", gateway.log());
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    assert!(stalled.body(bytes.len()).await.len() < bytes.len(), "a cut body is not a whole one");
 }
 
 #[test]
