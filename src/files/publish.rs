@@ -233,11 +233,25 @@ impl Files {
         }
     }
 
-    /// A keyed hash of content and name, so that a key used twice for different files is noticed.
+    /// A keyed hash of the content and of what is said about it, so that a key used twice for
+    /// different requests is noticed. Times that follow from the request's own moment are left out.
     fn fingerprint(&self, file: &FileDoc, sha256: Sha256Digest) -> [u8; 32] {
-        let (name, folder) = (file.name.as_bytes(), file.folder.as_bytes());
-        let size = file.content.size.to_be_bytes();
-        self.keys.roots.dedup.mac(&[b"idempotency", &sha256.0, &size, name, b"\0", folder])
+        let said = doc! {
+            "name": &file.name,
+            "folder": &file.folder,
+            "description": file.description.clone(),
+            "tags": &file.tags,
+            "category": file.category.clone(),
+            "custom": file.custom.clone(),
+            "access": &file.access,
+            "contentType": &file.content_type,
+            "declaredType": file.declared_type.clone(),
+            "days": file.retention.days,
+            "expiresAt": file.retention.expires_at.filter(|_| file.retention.days.is_none()),
+            "codec": &file.content.codec,
+            "mode": file.content.mode.clone(),
+        };
+        self.keys.roots.dedup.mac(&[b"idempotency", &sha256.0, said.to_string().as_bytes()])
     }
 }
 

@@ -339,7 +339,13 @@ async fn an_idempotency_key_makes_a_repetition_harmless() {
         assert_eq!(second.expect(201), first, "the same answer");
         assert_eq!(second.header("etag"), first["etag"].as_str().unwrap());
         assert!(second.header("location").ends_with(first["id"].as_str().unwrap()));
-        for (query, other) in [("name=a&tags=x", noise(len + 1, 1)), ("name=b&tags=x", bytes.clone())] {
+        let others = [
+            ("name=a&tags=x", noise(len + 1, 1)),
+            ("name=b&tags=x", bytes.clone()),
+            ("name=a&tags=y", bytes.clone()),
+            ("name=a&tags=x&retentionDays=3", bytes.clone()),
+        ];
+        for (query, other) in others {
             put_with_key(&app, &key, query, &other).await.refused(422, "idempotency_conflict");
         }
         assert_eq!(count_files(&app).await, before + 1, "one effect");

@@ -65,6 +65,25 @@ async fn what_pymongo_wrote_is_read_whole_and_by_range() {
 }
 
 #[tokio::test]
+async fn what_pymongo_wrote_is_served_once_it_is_adopted() {
+    let Some(python) = python() else { return };
+    let app = TestApp::start().await;
+    let bytes = noise(350_001, 9);
+    for (id, chunk_size) in [("theirs", "0"), ("in small chunks", "1000")] {
+        run(Command::new(&python).args([WRITE, app.database.as_str(), "fs", id, chunk_size]), &bytes);
+    }
+    let report = app.app.files.adopt("fs", "default").await.unwrap();
+    assert_eq!((report.adopted, report.failures), (2, 0), "{report:?}");
+    let listed = app.get("/v1/files").send().await.unwrap().text().await.unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    for file in listed["items"].as_array().unwrap() {
+        assert!(app.content(file).await == bytes);
+        assert!(app.range(file, 999..300_001).await == bytes[999..300_001]);
+    }
+    assert!(gridgate::jobs::fsck::fsck(&app.app.files).await.unwrap().ok);
+}
+
+#[tokio::test]
 async fn stock_zstd_and_gzip_restore_the_stored_bytes() {
     let app = TestApp::start().await;
     let db = app.mongo().await;
