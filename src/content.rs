@@ -284,11 +284,6 @@ impl Routing {
     pub fn names(&self) -> Vec<String> {
         self.buckets.keys().cloned().collect()
     }
-
-    /// Whether any bucket may encrypt by itself.
-    pub fn encrypts(&self) -> bool {
-        self.buckets.values().any(|bucket| bucket.encryption != EncryptionPolicy::Off)
-    }
 }
 
 /// 0 for `*/*`, 1 for `type/*`, 2 for `type/subtype`; none for anything else.

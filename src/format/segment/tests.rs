@@ -1,3 +1,5 @@
+//! Segments made and read again, frame by frame, and rows that lie.
+
 use super::*;
 use crate::format::key::Key;
 use crate::format::seal::SegmentHeader;
