@@ -93,7 +93,10 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         settings: settings.storage,
         clock: Clock::default(),
         key_cache: Arc::default(),
+        downloads: Arc::default(),
+        space: Arc::default(),
     };
+    files.look_at_disk().await?;
     files.ensure_admin_key(&admin_key(settings)?).await?;
     Ok(files)
 }
@@ -151,11 +154,15 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
         () = stop.cancelled() => return Ok(()),
     };
     let url = format!("http://{}", listener.local_addr()?);
-    let running_jobs = jobs::start(&app.files, &stop);
-    let router = router(app_state(app.files.clone(), settings, &url));
+    let files = app.files.clone();
+    let running_jobs = jobs::start(&files, &stop);
+    let router = router(app_state(files.clone(), settings, &url));
     println!("gridgate ready on {url}");
     serve::serve(listener, router, &settings.server, stop).await;
     running_jobs.wait().await;
+    if let Err(error) = files.write_downloads().await {
+        tracing::warn!(%error, "the last downloads are not counted");
+    }
     app.close().await
 }
 

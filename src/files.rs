@@ -6,6 +6,7 @@ pub mod adopt;
 pub mod authenticate;
 pub mod custom;
 pub mod delete;
+pub mod downloads;
 pub mod edit;
 pub mod json;
 pub mod list;
@@ -13,6 +14,7 @@ pub mod open;
 pub mod options;
 pub mod publish;
 pub mod put;
+pub mod space;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,8 @@ use crate::store::registry::FileDoc;
 use crate::store::{DateTime, Id, Store};
 use access::Principal;
 use authenticate::KeyCache;
+use downloads::Downloads;
+use space::Space;
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -43,6 +47,8 @@ pub struct StorageSettings {
     pub idempotency_secs: u64,
     /// Pause between two sweeps, 1 second to 1 day.
     pub sweep_interval_secs: u64,
+    /// Disk space of the database that uploads leave free, 0 to 1,048,576 MiB.
+    pub min_free_mib: u64,
 }
 
 impl StorageSettings {
@@ -55,6 +61,7 @@ impl StorageSettings {
             ("storage.purge_grace_secs", self.purge_grace_secs, 60..=30 * DAY),
             ("storage.idempotency_secs", self.idempotency_secs, 60..=30 * DAY),
             ("storage.sweep_interval_secs", self.sweep_interval_secs, 1..=DAY),
+            ("storage.min_free_mib", self.min_free_mib, 0..=1 << 20),
         ];
         match ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {
             Some((key, value, range)) => {
@@ -62,6 +69,10 @@ impl StorageSettings {
             }
             None => Ok(()),
         }
+    }
+
+    fn min_free_len(&self) -> u64 {
+        self.min_free_mib << 20
     }
 }
 
@@ -80,6 +91,10 @@ pub struct Files {
     pub clock: Clock,
     /// Keys seen in the last moment.
     pub key_cache: Arc<KeyCache>,
+    /// Downloads to be counted.
+    pub downloads: Arc<Downloads>,
+    /// Free space of the database.
+    pub space: Arc<Space>,
 }
 
 /// The keyring and the roots it opened.

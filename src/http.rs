@@ -27,7 +27,9 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use serde::Deserialize;
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
 
 use crate::error::{Error, ErrorCode};
 use crate::files::Files;
@@ -84,15 +86,21 @@ pub struct AppState {
     pub body_idle: Duration,
 }
 
+/// Compresses long texts that are made on the spot, for clients that accept it. Never content,
+/// which goes out as it is stored.
+fn compressed() -> CompressionLayer {
+    CompressionLayer::new().quality(CompressionLevel::Fastest)
+}
+
 /// Every route, inside the layers.
 pub fn router(state: AppState) -> Router {
     Router::new()
-        .route("/v1/files", post(files::put).get(files::list))
+        .route("/v1/files", post(files::put).merge(get(files::list).layer(compressed())))
         .route("/v1/files/{id}", get(files::head).patch(files::edit).delete(files::delete))
         .route("/v1/files/{id}/content", get(content::open))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .route("/openapi.yaml", get(health::openapi))
+        .route("/openapi.yaml", get(health::openapi).layer(compressed()))
         .fallback(async || Error::new(ErrorCode::RouteNotFound, "No route has this path."))
         .method_not_allowed_fallback(async || {
             Error::new(ErrorCode::MethodNotAllowed, "See the Allow header for what this path offers.")

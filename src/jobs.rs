@@ -8,24 +8,41 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::files::Files;
+use crate::error::Result;
+use crate::files::{Files, downloads, space};
+
+/// Pause between two looks at the oplog.
+const OPLOG_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Starts every job; they end when `stop` is cancelled.
 pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
-    let tracker = TaskTracker::new();
-    let interval = Duration::from_secs(files.settings.sweep_interval_secs);
-    let (files, stop) = (files.clone(), stop.clone());
-    tracker.spawn(async move {
-        let mut sweeper = sweep::Sweeper::default();
-        while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-            // A sweep that is cut in the middle goes on with the next.
-            match stop.run_until_cancelled(sweeper.sweep(&files)).await {
-                Some(Ok(report)) if !report.is_empty() => tracing::info!(?report, "swept"),
-                Some(Err(error)) => tracing::warn!(error = %error, cause = ?error.cause, "a sweep failed"),
-                Some(Ok(_)) | None => {}
-            }
+    let jobs = TaskTracker::new();
+    let sweep_interval = Duration::from_secs(files.settings.sweep_interval_secs);
+    let (files, mut sweeper) = (files.clone(), sweep::Sweeper::default());
+    let disk = files.clone();
+    jobs.spawn(repeat("look at the disk", space::LOOK_INTERVAL, stop.clone(), async move || disk.look_at_disk().await));
+    let oplog = files.clone();
+    jobs.spawn(repeat("look at the oplog", OPLOG_INTERVAL, stop.clone(), async move || oplog.look_at_oplog().await));
+    let counts = files.clone();
+    jobs.spawn(repeat("count downloads", downloads::WRITE_INTERVAL, stop.clone(), async move || {
+        counts.write_downloads().await
+    }));
+    jobs.spawn(repeat("sweep", sweep_interval, stop.clone(), async move || {
+        let report = sweeper.sweep(&files).await?;
+        if !report.is_empty() {
+            tracing::info!(?report, "swept");
         }
-    });
-    tracker.close();
-    tracker
+        Ok(())
+    }));
+    jobs.close();
+    jobs
+}
+
+/// Runs a job after every pause; one that is cut by the end, or failed, goes on with its next run.
+async fn repeat(job: &str, pause: Duration, stop: CancellationToken, mut run: impl AsyncFnMut() -> Result<()>) {
+    while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        if let Some(Err(error)) = stop.run_until_cancelled(run()).await {
+            tracing::warn!(job, %error, cause = ?error.cause, "a job failed");
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub mod registry;
 pub mod schema;
 pub mod segments;
 pub mod transaction;
+pub mod vitals;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,6 +83,7 @@ impl Files {
         if request.announced_len.is_some_and(|len| len > most) {
             return Err(Error::too_large(most));
         }
+        self.require_space(request.announced_len.unwrap_or(0))?;
         let (body, sha512) = hash_sha512(body, !request.digests.sha512.is_empty());
         let mut source = FrameSource::new(body);
         source.fill(SNIFF_LEN).await.map_err(BodyError::into_error)?;
@@ -156,7 +157,7 @@ impl Files {
         let mut writer = ChunkWriter::new(&self.store, plan.pending.clone(), expected);
         let head = plan.encoder.head();
         let encoding = Encoding::new(source, plan.encoder, plan.limit);
-        let Encoded { end, plain_len, sha256 } = match encode_into(&mut writer, &head, encoding).await {
+        let Encoded { end, plain_len, sha256 } = match self.encode_into(&mut writer, &head, encoding).await {
             Ok(encoded) => encoded,
             Err(error) => {
                 self.abandon(writer, &plan.pending).await;
@@ -166,6 +167,21 @@ impl Files {
         let stored_len = writer.stored_len();
         let chunks = writer.finish().await.map_err(|e| e.doing(STORING))?;
         Ok(Stored { pending: plan.pending, level: layout.level, end, plain_len, stored_len, sha256, chunks })
+    }
+
+    /// Pushes a whole segment: head, frames, tail.
+    async fn encode_into(&self, writer: &mut ChunkWriter, head: &[u8], mut encoding: Encoding) -> Result<Encoded> {
+        let fail = |error: StoreError| error.doing(STORING);
+        writer.push(head).await.map_err(fail)?;
+        while let Some(frame) = encoding.next().await? {
+            self.require_space(0)?;
+            for piece in frame.pieces {
+                writer.push(&piece).await.map_err(fail)?;
+            }
+        }
+        let encoded = encoding.finish().await?;
+        writer.push(&encoded.end.tail).await.map_err(fail)?;
+        Ok(encoded)
     }
 
     /// Ends an upload that will not be published.
@@ -202,20 +218,6 @@ struct Sealing {
 }
 
 const STORING: &str = "store the content";
-
-/// Pushes a whole segment: head, frames, tail.
-async fn encode_into(writer: &mut ChunkWriter, head: &[u8], mut encoding: Encoding) -> Result<Encoded> {
-    let fail = |error: StoreError| error.doing(STORING);
-    writer.push(head).await.map_err(fail)?;
-    while let Some(frame) = encoding.next().await? {
-        for piece in frame.pieces {
-            writer.push(&piece).await.map_err(fail)?;
-        }
-    }
-    let encoded = encoding.finish().await?;
-    writer.push(&encoded.end.tail).await.map_err(fail)?;
-    Ok(encoded)
-}
 
 fn check_route(route: &Route<'_>, sniffed: &Sniffed, announced_len: Option<u64>) -> Result<()> {
     if !route.settings.accepts(&sniffed.media_type) {

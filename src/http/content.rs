@@ -58,8 +58,12 @@ pub async fn open(
     }
     if let Some(encoded) = encoded {
         let len = encoded.encoded_len;
-        let body = if is_get { body(file.read_encoded(encoded).await?, &request_id) } else { Body::empty() };
-        return Ok(representation.respond(StatusCode::OK, Some(len), body));
+        if !is_get {
+            return Ok(representation.respond(StatusCode::OK, Some(len), Body::empty()));
+        }
+        let stream = file.read_encoded(encoded).await?;
+        state.files.count_access(&file.doc, 0);
+        return Ok(representation.respond(StatusCode::OK, Some(len), body(stream, &request_id)));
     }
     // RFC 9110 §14.2: a range is defined for GET only.
     let plan = if is_get && if_range_holds(&headers, &validators) {
@@ -75,10 +79,20 @@ pub async fn open(
         }
         RangePlan::Whole => {
             let stream = file.read(0..len).await?;
+            state.files.count_access(&file.doc, 0);
             Ok(representation.respond(StatusCode::OK, Some(len), body(stream, &request_id)))
         }
-        RangePlan::Single(range) => respond_single(&file, representation, range, &request_id).await,
-        RangePlan::Multi(ranges) => respond_multi(&file, representation, &ranges, &request_id),
+        RangePlan::Single(range) => {
+            let start = range.start;
+            let response = respond_single(&file, representation, range, &request_id).await?;
+            state.files.count_access(&file.doc, start);
+            Ok(response)
+        }
+        RangePlan::Multi(ranges) => {
+            let start = ranges.iter().map(|range| range.start).min().unwrap_or(0);
+            state.files.count_access(&file.doc, start);
+            respond_multi(&file, representation, &ranges, &request_id)
+        }
         RangePlan::Unsatisfiable => {
             let detail = format!("The content has {len} bytes.");
             Err(Error::new(ErrorCode::RangeNotSatisfiable, detail).with("plainLen", len))

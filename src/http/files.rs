@@ -125,7 +125,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 
 /// `GET /v1/files`.
 pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri) -> Result<Response, Error> {
-    let (page, list) = page_query(&state, &uri)?;
+    let (page, list) = page_query(&uri)?;
     let found = state.files.list(&principal, page).await?;
     let items = found.items.into_iter().map(|file| state.view(file)).collect::<Vec<_>>();
     let next_cursor = found.next.as_ref().map(|mark| cursor::encode(mark, &list));
@@ -134,7 +134,7 @@ pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri)
 }
 
 /// The page that is asked for, and the list it is of.
-fn page_query(state: &AppState, uri: &Uri) -> Result<(PageQuery, String), Error> {
+fn page_query(uri: &Uri) -> Result<(PageQuery, String), Error> {
     let pairs = query::pairs(uri)?;
     query::require_single(&pairs, &["tag"])?;
     let (sort, direction) = match pairs.iter().find(|(name, _)| name == "sort") {
@@ -148,14 +148,14 @@ fn page_query(state: &AppState, uri: &Uri) -> Result<(PageQuery, String), Error>
             "sort" => {}
             "limit" => page.limit = limit(value)?,
             "cursor" => page.after = Some(cursor::decode(value, sort, &list)?),
-            _ => filter(&mut page.filter, state, name, value)?,
+            _ => filter(&mut page.filter, name, value)?,
         }
     }
     check_bounds(&page.filter)?;
     Ok((page, list))
 }
 
-fn filter(filter: &mut FileFilter, state: &AppState, name: &str, value: &str) -> Result<(), Error> {
+fn filter(filter: &mut FileFilter, name: &str, value: &str) -> Result<(), Error> {
     let text = |field: &'static str, max_len: usize| {
         let is_fit = (1..=max_len).contains(&value.len()) && !value.contains('\0');
         let refused = || Error::bad_request(field, format!("{field} is not a text of 1 to {max_len} bytes."));
@@ -168,11 +168,7 @@ fn filter(filter: &mut FileFilter, state: &AppState, name: &str, value: &str) ->
             filter.kind = Some(known.name().to_owned());
         }
         "contentType" => filter.content_type = Some(text("contentType", 255)?),
-        "bucket" => {
-            let known = state.files.routing.bucket(value);
-            known.ok_or_else(|| Error::bad_request("bucket", "There is no such bucket."))?;
-            filter.bucket = Some(value.to_owned());
-        }
+        "bucket" => filter.bucket = Some(text("bucket", 255)?),
         "category" => filter.category = Some(options::label("category", value)?),
         "tag" => filter.tags.push(options::label("tag", value)?),
         "folder" => filter.folder = Some(options::folder(value)?),

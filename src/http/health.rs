@@ -25,15 +25,16 @@ fn healthy() -> Response {
     ([(CACHE_CONTROL, "no-store")], Json(json!({ "status": "ok" }))).into_response()
 }
 
-/// `GET /readyz`: a writable primary answers as well.
+/// `GET /readyz`: a writable primary answers and has room.
 pub async fn readyz(State(state): State<AppState>, uri: Uri) -> Result<Response, Error> {
     query::refuse(&uri)?;
+    let not_ready = |detail| Error::new(ErrorCode::Unavailable, detail);
     match tokio::time::timeout(PATIENCE, state.files.store.ping()).await {
         Ok(answer) => answer.map_err(|e| e.doing("reach the database"))?,
-        Err(elapsed) => {
-            return Err(Error::new(ErrorCode::Unavailable, "The database does not answer.").because(elapsed));
-        }
+        Err(elapsed) => return Err(not_ready("The database does not answer.").because(elapsed)),
     }
+    let room = state.files.require_space(0);
+    room.map_err(|full| not_ready("The disk of the database is nearly full.").because(full))?;
     Ok(healthy())
 }
 

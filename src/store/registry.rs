@@ -109,15 +109,24 @@ pub struct FileDoc {
     pub purge_at: Option<DateTime>,
     /// Whether the content was there already.
     pub deduplicated: bool,
-    /// Whole or partial downloads.
+    /// Accesses to the content that began at its first byte.
     pub downloads: i64,
-    /// Of the last download.
+    /// Of the last access to the content.
     #[serde(default)]
     pub last_accessed_at: Option<DateTime>,
     /// Of the version.
     pub created_at: DateTime,
     /// Of the metadata.
     pub updated_at: DateTime,
+}
+
+/// How often and when content was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accesses {
+    /// Downloads.
+    pub downloads: i64,
+    /// The last access.
+    pub last: DateTime,
 }
 
 /// The order of a list; ties are broken by id in the same direction.
@@ -352,6 +361,13 @@ impl Store {
                 return Ok(updated);
             }
         }
+    }
+
+    /// Adds accesses to a version; nothing if it is gone. Not a change of the file: `updatedAt` stays.
+    pub async fn add_accesses(&self, version: Id, accesses: Accesses) -> StoreResult<()> {
+        let add = doc! { "$inc": { "downloads": accesses.downloads }, "$max": { "lastAccessedAt": accesses.last } };
+        self.documents(REGISTRY).update_one(doc! { "_id": version }, add).await?;
+        Ok(())
     }
 
     /// Removes a file with its audit entry; its bytes are `reclaim.rs`'s.

@@ -77,6 +77,11 @@ async fn the_served_document_is_this_one_and_health_answers() {
     let served = send(app.anonymous("GET", "/openapi.yaml")).await;
     assert_eq!(served.header("content-type"), "application/yaml");
     assert_eq!(served.body, include_bytes!("../../openapi.yaml"));
+    let zipped = send(app.anonymous("GET", "/openapi.yaml").header("accept-encoding", "gzip")).await;
+    assert_eq!((zipped.header("content-encoding"), zipped.header("vary")), ("gzip", "accept-encoding"));
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(zipped.body.as_slice()), &mut plain).unwrap();
+    assert_eq!(plain, served.body);
     for path in ["/livez", "/readyz"] {
         assert_eq!(send(app.anonymous("GET", path)).await.expect(200), serde_json::json!({ "status": "ok" }));
         send(app.anonymous("GET", &format!("{path}?x=1"))).await.refused(400, "bad_request");

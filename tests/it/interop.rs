@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::support::app::{TestApp, noise};
 use crate::support::mongod;
+use crate::support::requests::send;
 use crate::support::store::{BUCKET, TestStore};
 
 const CHUNK: usize = 255 << 10;
@@ -76,6 +77,8 @@ async fn what_pymongo_wrote_is_served_once_it_is_adopted() {
     assert_eq!((report.adopted, report.failures), (2, 0), "{report:?}");
     let listed = app.get("/v1/files").send().await.unwrap().text().await.unwrap();
     let listed: Value = serde_json::from_str(&listed).unwrap();
+    let of_bucket = send(app.get("/v1/files?bucket=fs")).await.expect(200);
+    assert_eq!(of_bucket["total"], 2, "an adopted bucket is one to filter by");
     for file in listed["items"].as_array().unwrap() {
         assert!(app.content(file).await == bytes);
         assert!(app.range(file, 999..300_001).await == bytes[999..300_001]);

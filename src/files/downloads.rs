@@ -1,0 +1,58 @@
+//! Counting downloads: in memory first, into the registry every few seconds, so that no reader
+//! waits for a write. What a gateway has not written when it is killed is lost; nothing but the
+//! two members `downloads` and `lastAccessedAt` depends on it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Files, Result};
+use crate::store::registry::{Accesses, FileDoc};
+use crate::store::Id;
+
+/// Pause between two writes of what was counted.
+pub const WRITE_INTERVAL: Duration = Duration::from_secs(2);
+/// Files with something to write; more of them are counted once the next write is over.
+const MAX_FILES: usize = 10_000;
+
+/// What was counted since the last write, by version.
+#[derive(Debug, Default)]
+pub struct Downloads(Mutex<HashMap<Id, Accesses>>);
+
+impl Downloads {
+    fn add(&self, version: Id, more: Accesses) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.len() < MAX_FILES || counted.contains_key(&version) {
+            let seen = counted.entry(version).or_insert(Accesses { downloads: 0, last: more.last });
+            *seen = Accesses { downloads: seen.downloads + more.downloads, last: seen.last.max(more.last) };
+        }
+    }
+
+    fn take(&self) -> HashMap<Id, Accesses> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Files {
+    /// Counts an access to content. It is a download if it begins at the first byte: the ranges that
+    /// a player or a download manager fetches after that belong to the same one.
+    pub fn count_access(&self, file: &FileDoc, first_byte: u64) {
+        self.downloads.add(file.id, Accesses { downloads: i64::from(first_byte == 0), last: self.now() });
+    }
+
+    /// Writes what was counted.
+    ///
+    /// # Errors
+    /// `unavailable`, `timeout`; what was not written is kept for the next time.
+    pub async fn write_downloads(&self) -> Result<()> {
+        let mut counted = self.downloads.take().into_iter();
+        while let Some((version, accesses)) = counted.next() {
+            if let Err(error) = self.store.add_accesses(version, accesses).await {
+                self.downloads.add(version, accesses);
+                counted.for_each(|(version, accesses)| self.downloads.add(version, accesses));
+                return Err(error.doing("count downloads"));
+            }
+        }
+        Ok(())
+    }
+}
