@@ -133,6 +133,8 @@ pub struct BucketSettings {
     pub encryption: EncryptionPolicy,
     /// Largest file in bytes, 1 to 1 TiB.
     pub max_bytes: u64,
+    /// Days a file is kept whose upload says nothing about it, 1 to 36,500; 0: for ever.
+    pub retention_days: i64,
 }
 
 /// Bytes of a frame in a segment's index.
@@ -171,6 +173,9 @@ impl BucketSettings {
         }
         if !(1..=1 << 40).contains(&self.max_bytes) {
             return Err(format!("{}: {} is not between 1 and 1099511627776", key("max_bytes"), self.max_bytes));
+        }
+        if !(0..=36_500).contains(&self.retention_days) {
+            return Err(format!("{}: {} is not between 0 and 36500", key("retention_days"), self.retention_days));
         }
         let smallest_frame = u64::from(self.frame_kib.min(self.small_chunk_kib).min(self.large_chunk_kib)) << 10;
         if self.max_bytes.div_ceil(smallest_frame) * INDEX_ENTRY_LEN > MAX_INDEX_LEN {
@@ -322,6 +327,7 @@ mod tests {
             large_chunk_kib: 2048,
             encryption: EncryptionPolicy::On,
             max_bytes: 1 << 30,
+            retention_days: 0,
         }
     }
 
@@ -356,6 +362,7 @@ mod tests {
         assert!(with(|b| b.codec = "lzma".into()).starts_with("buckets.files.codec"));
         assert!(with(|b| b.level = 19).starts_with("buckets.files.level"));
         assert!(with(|b| b.max_bytes = 0).starts_with("buckets.files.max_bytes"));
+        assert!(with(|b| b.retention_days = -1).starts_with("buckets.files.retention_days"));
         assert!(with(|b| b.types = vec!["image".into()]).starts_with("buckets.files.types"));
         assert!(routing(&[("a.files", bucket(&["*/*"]))]).is_err());
         assert!(routing(&[("a", bucket(&["*/*"])), ("b", bucket(&["*/*"]))]).is_err());

@@ -6,6 +6,7 @@ pub mod adopt;
 pub mod authenticate;
 pub mod custom;
 pub mod delete;
+mod describe;
 pub mod downloads;
 pub mod edit;
 pub mod json;
@@ -14,7 +15,9 @@ pub mod open;
 pub mod options;
 pub mod publish;
 pub mod put;
+pub mod retention;
 pub mod space;
+pub mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,7 @@ use access::Principal;
 use authenticate::KeyCache;
 use downloads::Downloads;
 use space::Space;
+use turns::Turns;
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -71,6 +75,11 @@ impl StorageSettings {
         }
     }
 
+    /// How long a silent holder keeps its lease.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_secs)
+    }
+
     fn min_free_len(&self) -> u64 {
         self.min_free_mib << 20
     }
@@ -93,6 +102,8 @@ pub struct Files {
     pub key_cache: Arc<KeyCache>,
     /// Downloads to be counted.
     pub downloads: Arc<Downloads>,
+    /// Whose turn it is to publish.
+    pub turns: Arc<Turns>,
     /// Free space of the database.
     pub space: Arc<Space>,
 }
@@ -143,9 +154,5 @@ impl Files {
     pub fn etag(&self, file: &FileDoc) -> String {
         let mac = self.keys.roots.etag.mac(&[&file.file.bytes(), &file.version.to_be_bytes()]);
         mac[..16].iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    fn lease(&self) -> Duration {
-        Duration::from_secs(self.settings.lease_secs)
     }
 }

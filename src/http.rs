@@ -2,6 +2,7 @@
 //!
 //! Turns requests into calls of `files` and outcomes into responses; decides nothing about files.
 
+pub mod admin;
 pub mod auth;
 pub mod body;
 pub mod conditional;
@@ -98,6 +99,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/files", post(files::put).merge(get(files::list).layer(compressed())))
         .route("/v1/files/{id}", get(files::head).patch(files::edit).delete(files::delete))
         .route("/v1/files/{id}/content", get(content::open))
+        .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/openapi.yaml", get(health::openapi).layer(compressed()))

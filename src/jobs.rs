@@ -28,8 +28,7 @@ pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
         counts.write_downloads().await
     }));
     jobs.spawn(repeat("sweep", sweep_interval, stop.clone(), async move || {
-        let report = sweeper.sweep(&files).await?;
-        if !report.is_empty() {
+        if let Some(report) = sweeper.sweep(&files).await?.filter(|report| !report.is_empty()) {
             tracing::info!(?report, "swept");
         }
         Ok(())

@@ -12,6 +12,7 @@ pub mod chunks;
 pub mod commit;
 pub mod gridfs;
 pub mod keys;
+pub mod leases;
 pub mod reclaim;
 pub mod registry;
 pub mod schema;
@@ -86,6 +87,8 @@ pub enum StoreError {
     Duplicate(#[source] mongodb::error::Error),
     #[error("the document is no longer in the state the operation needs")]
     Stale,
+    #[error("the same content is stored already")]
+    Taken,
     #[error("the database cannot be reached or has no primary")]
     Unavailable(#[source] mongodb::error::Error),
     #[error("more is being stored at once than the memory for it holds")]
@@ -153,7 +156,7 @@ impl StoreError {
     /// The use case's error, with what it was doing.
     pub fn doing(self, doing: &'static str) -> Error {
         let code = match &self {
-            Self::Unavailable(_) | Self::Stale | Self::Busy => ErrorCode::Unavailable,
+            Self::Unavailable(_) | Self::Stale | Self::Taken | Self::Busy => ErrorCode::Unavailable,
             Self::Timeout(_) => ErrorCode::Timeout,
             Self::NoSpace(_) => ErrorCode::InsufficientStorage,
             Self::Damaged(_) => return Error::damaged(doing, self),

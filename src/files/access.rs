@@ -43,6 +43,8 @@ pub enum Action {
     Read,
     /// Make, change or delete.
     Write,
+    /// See or change how the tenant is run.
+    Administer,
 }
 
 /// Decides.
@@ -54,6 +56,7 @@ pub fn permit(principal: &Principal, action: Action) -> Result<(), Error> {
     let (scope, name) = match action {
         Action::Read => (Scope::FilesRead, "files:read"),
         Action::Write => (Scope::FilesWrite, "files:write"),
+        Action::Administer => (Scope::Admin, "admin"),
     };
     if principal.scopes.iter().any(|held| *held == scope || *held == Scope::Admin) {
         return Ok(());
@@ -72,6 +75,8 @@ mod tests {
         assert!(may(&[Scope::FilesRead], Action::Read) && !may(&[Scope::FilesRead], Action::Write));
         assert!(may(&[Scope::FilesWrite], Action::Write) && !may(&[Scope::FilesWrite], Action::Read));
         assert!(may(&[Scope::Admin], Action::Read) && may(&[Scope::Admin], Action::Write));
+        assert!(may(&[Scope::Admin], Action::Administer));
+        assert!(!may(&[Scope::FilesRead, Scope::FilesWrite], Action::Administer));
         assert!(!may(&[], Action::Read) && !may(&[], Action::Write));
     }
 }

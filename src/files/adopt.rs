@@ -5,8 +5,8 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use super::access::{Principal, Scope};
+use super::describe::{Description, Stored};
 use super::options::PutOptions;
-use super::publish::{Description, Stored};
 use super::{Files, Result};
 use crate::content::sniff::{SNIFF_LEN, sniff};
 use crate::error::{Error, ErrorCode};
@@ -86,7 +86,7 @@ impl Files {
         }
         let said = self.describe(&grid, document).await?;
         let stored = self.index(principal, &grid).await?;
-        match self.publish(principal, stored, said).await {
+        match self.publish(principal, stored, &said).await {
             Ok(_) => Ok(true),
             // Another run was quicker.
             Err(error) if error.code == ErrorCode::Internal => {
@@ -113,6 +113,7 @@ impl Files {
             sniffed: sniff(&head, declared.as_deref(), &name),
             name,
             options: PutOptions::default(),
+            bucket_days: 0,
             created_at: created_at.min(self.now()),
             action: "file.adopt",
             idempotency_key: None,
@@ -134,8 +135,8 @@ impl Files {
         let segment = SegmentDoc::pending(new_id(), blob.id, &grid.bucket, grid.chunk_size, layout);
         let segment =
             SegmentDoc { files_id: Some(grid.files_id.clone()), ..segment.map_err(|e| e.doing("adopt the file"))? };
-        let pending = Pending { blob, segment, lease: self.lease() };
-        Ok(Stored { pending, level: 0, end, plain_len, stored_len: plain_len, sha256, chunks: WrittenChunks::Adopted })
+        let pending = Pending { blob, segment, lease: self.settings.lease() };
+        Ok(Stored { pending, end, plain_len, stored_len: plain_len, sha256, chunks: WrittenChunks::Adopted })
     }
 
     fn source(&self, grid: &GridFile) -> FrameSource<crate::pipeline::BodyStream> {

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Files, Result};
-use crate::store::registry::{Accesses, FileDoc};
 use crate::store::Id;
+use crate::store::registry::{Accesses, FileDoc};
 
 /// Pause between two writes of what was counted.
 pub const WRITE_INTERVAL: Duration = Duration::from_secs(2);

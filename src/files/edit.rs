@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::access::{Action, Principal, permit};
-use super::publish::expiry;
+use super::describe::expiry;
 use super::{Files, Result};
 use super::{custom, options};
 use crate::error::{Error, ErrorCode};

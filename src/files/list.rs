@@ -2,7 +2,8 @@
 
 use super::access::{Action, Principal, permit};
 use super::{Files, Result};
-use crate::store::registry::{FileDoc, PageMark, PageQuery};
+use crate::store::registry::FileDoc;
+use crate::store::registry::list::{PageMark, PageQuery};
 
 /// One page.
 pub struct Page {

@@ -217,7 +217,8 @@ async fn begin(mut whole: ByteStream) -> Result<ByteStream> {
     }
 }
 
-fn manifest_line(segment: &SegmentDoc) -> Result<ManifestSegment> {
+/// A segment as the manifest binds it.
+pub(super) fn manifest_line(segment: &SegmentDoc) -> Result<ManifestSegment> {
     let commitment = segment.commit.bytes.as_slice().try_into();
     Ok(ManifestSegment {
         id: segment.id.bytes(),

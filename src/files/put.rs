@@ -10,8 +10,9 @@ use futures::StreamExt;
 use sha2::{Digest, Sha512};
 
 use super::access::{Action, Principal, permit};
+use super::describe::{Description, Stored};
 use super::options::{Compress, PutOptions};
-use super::publish::{Description, Put, Stored};
+use super::publish::Put;
 use super::{Files, Result};
 use crate::content::sniff::{SNIFF_LEN, Sniffed, sniff};
 use crate::content::{EncryptionPolicy, Route};
@@ -93,6 +94,7 @@ impl Files {
         check_route(&route, &sniffed, request.announced_len)?;
 
         let codec = choose_codec(&request.options, &route, &mut source).await?;
+        let bucket_days = route.settings.retention_days;
         let plan = self.plan(&principal, &request, route, codec)?;
         let pending = plan.pending.clone();
         let outcome = async {
@@ -101,16 +103,17 @@ impl Files {
             let said = Description {
                 name,
                 options: request.options,
+                bucket_days,
                 sniffed,
                 created_at: self.now(),
                 action: "file.put",
                 idempotency_key: request.idempotency_key,
                 request_id: request.request_id,
             };
-            self.publish(&principal, stored, said).await
+            self.publish(&principal, stored, &said).await
         }
         .await;
-        if !matches!(outcome, Ok(Put { is_new: true, .. })) {
+        if !matches!(&outcome, Ok(put) if put.file.blob == pending.blob.id) {
             self.give_up(&pending).await;
         }
         outcome
@@ -126,14 +129,15 @@ impl Files {
         let layout = Layout { codec, level: route.settings.level_of(codec), frame_len };
         let sealing = is_sealed.then(|| self.seal(&principal.tenant, segment_id, layout));
         let (key, salt, enc) = sealing.map_or((None, None, None), |s| (Some(s.key), Some(s.salt), Some(s.wrapped)));
-        let scope = format!("{}/{}", principal.tenant, if is_sealed { "managed" } else { "plain" });
+        let domain = if is_sealed { "managed" } else { "plain" };
+        let scope = format!("{}/{domain}/{}/{}", principal.tenant, route.bucket, codec.name());
         let segment = SegmentDoc::pending(segment_id, blob_id, route.bucket, chunk_size, layout);
         let segment = SegmentDoc {
             salt: salt.map(binary),
             enc: enc.as_ref().map(WrapDoc::from),
             ..segment.map_err(|e| e.doing("plan the upload"))?
         };
-        let pending = Pending { blob: BlobDoc::pending(blob_id, scope), segment, lease: self.lease() };
+        let pending = Pending { blob: BlobDoc::pending(blob_id, scope), segment, lease: self.settings.lease() };
         let limit = route.settings.max_bytes;
         Ok(Plan { pending, encoder: SegmentEncoder::new(layout, key), limit })
     }
@@ -166,7 +170,7 @@ impl Files {
         };
         let stored_len = writer.stored_len();
         let chunks = writer.finish().await.map_err(|e| e.doing(STORING))?;
-        Ok(Stored { pending: plan.pending, level: layout.level, end, plain_len, stored_len, sha256, chunks })
+        Ok(Stored { pending: plan.pending, end, plain_len, stored_len, sha256, chunks })
     }
 
     /// Pushes a whole segment: head, frames, tail.

@@ -57,7 +57,9 @@ impl Files {
         let before = self.space.note_free(free);
         let floor = self.settings.min_free_len();
         match (before < floor, free < floor) {
-            (false, true) => tracing::error!(free, floor, "the disk of the database is nearly full: uploads are refused"),
+            (false, true) => {
+                tracing::error!(free, floor, "the disk of the database is nearly full: uploads are refused")
+            }
             (true, false) => tracing::info!(free, floor, "the disk of the database has room again"),
             _ => {}
         }

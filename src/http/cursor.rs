@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::format::digest::Sha256Digest;
-use crate::store::registry::{PageMark, SortField};
+use crate::store::registry::list::{PageMark, SortField};
 use crate::store::{Bson, DateTime};
 
 #[derive(Serialize, Deserialize)]

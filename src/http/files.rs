@@ -20,7 +20,7 @@ use crate::files::access::{Action, Principal, permit};
 use crate::files::json::parse_unique;
 use crate::files::options::{self, PutOptions};
 use crate::files::put::PutRequest;
-use crate::store::registry::{Direction, FileFilter, PageQuery, SortField};
+use crate::store::registry::list::{Direction, FileFilter, PageQuery, SortField};
 use crate::store::{DateTime, Id};
 
 /// Bytes of a PATCH body.
@@ -43,11 +43,11 @@ impl FromRequestParts<AppState> for FileIdPath {
     }
 }
 
-/// Parses a file id.
+/// Parses a file id, for paths and parameters.
 ///
 /// # Errors
 /// `invalid_id`.
-fn file_id(text: &str) -> Result<Id, Error> {
+pub(super) fn file_id(text: &str) -> Result<Id, Error> {
     let is_lower_hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     let parsed = text.parse().ok().filter(|_| is_lower_hex && text.len() == 24);
     parsed.ok_or_else(|| Error::new(ErrorCode::InvalidId, "An id is 24 lower-case hexadecimal digits."))
@@ -206,7 +206,7 @@ fn sort_order(value: &str) -> Result<(SortField, Direction), Error> {
     }
 }
 
-fn limit(value: &str) -> Result<i64, Error> {
+pub(super) fn limit(value: &str) -> Result<i64, Error> {
     number(value).filter(|limit| LIMITS.contains(limit)).ok_or_else(|| {
         Error::bad_request("limit", format!("limit is not between {} and {}.", LIMITS.start(), LIMITS.end()))
     })
@@ -221,7 +221,7 @@ fn size(field: &'static str, value: &str) -> Result<i64, Error> {
     number(value).ok_or_else(|| Error::bad_request(field, format!("{field} is not a number of bytes.")))
 }
 
-fn instant(field: &'static str, value: &str) -> Result<DateTime, Error> {
+pub(super) fn instant(field: &'static str, value: &str) -> Result<DateTime, Error> {
     options::timestamp(value).ok_or_else(|| Error::bad_request(field, format!("{field} is not an RFC 3339 time.")))
 }
 

@@ -1,11 +1,13 @@
 //! One sweep: expire files, condemn what nothing names, reap what was condemned long enough ago.
-//! Every step may be repeated and run by several gateways at once.
+//!
+//! One gateway at a time sweeps, by a lease that any other takes over when it runs out. That only
+//! saves work: every step may be repeated and run by several gateways at once.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::files::Files;
 use crate::store::audit::AuditDoc;
 use crate::store::registry::FileDoc;
@@ -38,19 +40,40 @@ impl SweepReport {
 }
 
 /// Sweeps again and again; remembers how far the search for unnamed content came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sweeper {
+    holder: Id,
     after: Option<Id>,
 }
 
-/// Runs one sweep over everything.
+impl Default for Sweeper {
+    fn default() -> Self {
+        Self { holder: new_id(), after: None }
+    }
+}
+
+/// The job's name among the leases.
+const JOB: &str = "sweep";
+/// How long a sweep that was asked for waits for another's to end, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Runs one sweep over everything, after another gateway's if one is running.
 ///
 /// # Errors
-/// The first step that failed; the others ran.
+/// The first step that failed; the others ran. `unavailable` when another gateway's sweep does not end.
 pub async fn sweep(files: &Files) -> Result<SweepReport, Error> {
     let (mut sweeper, mut total) = (Sweeper::default(), SweepReport::default());
+    let mut waited = Duration::ZERO;
     loop {
-        let report = sweeper.sweep(files).await?;
+        let Some(report) = sweeper.sweep(files).await? else {
+            if waited >= PATIENCE {
+                return Err(Error::new(ErrorCode::Unavailable, "Another gateway's sweep does not end."));
+            }
+            tokio::time::sleep(LOOK).await;
+            waited += LOOK;
+            continue;
+        };
         total.expired += report.expired;
         total.condemned += report.condemned;
         total.reaped += report.reaped;
@@ -62,16 +85,26 @@ pub async fn sweep(files: &Files) -> Result<SweepReport, Error> {
 }
 
 impl Sweeper {
-    /// Runs one sweep of bounded length.
+    /// Runs one sweep of bounded length; none while another gateway sweeps.
     ///
     /// # Errors
     /// The first step that failed; the others ran.
-    pub async fn sweep(&mut self, files: &Files) -> Result<SweepReport, Error> {
+    pub async fn sweep(&mut self, files: &Files) -> Result<Option<SweepReport>, Error> {
+        if !self.hold(files).await? {
+            return Ok(None);
+        }
         let mut report = SweepReport::default();
         let expired = expire(files, &mut report).await.map_err(doing("expire files"));
+        self.hold(files).await?;
         let condemned = self.condemn(files, &mut report).await.map_err(doing("condemn unnamed content"));
+        self.hold(files).await?;
         let reaped = reap(files, &mut report).await.map_err(doing("reap condemned content"));
-        expired.and(condemned).and(reaped).map(|()| report)
+        files.store.let_go(JOB, self.holder).await.map_err(doing("end the sweep"))?;
+        expired.and(condemned).and(reaped).map(|()| Some(report))
+    }
+
+    async fn hold(&self, files: &Files) -> Result<bool, Error> {
+        files.store.hold(JOB, self.holder, files.settings.lease()).await.map_err(doing("take the sweeper's lease"))
     }
 
     async fn condemn(&mut self, files: &Files, report: &mut SweepReport) -> Result<(), StoreError> {

@@ -1,11 +1,12 @@
 //! Blob documents: content, apart from what users call it. There are no reference counters; a
 //! blob is in use exactly while a registry document names it.
 
-use mongodb::bson::{Binary, DateTime};
+use mongodb::bson::{Binary, DateTime, doc};
 use serde::{Deserialize, Serialize};
 
-use super::Id;
+use super::schema::BLOBS;
 use super::segments::State;
+use super::{Id, Store, StoreResult};
 
 /// One content.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -14,9 +15,10 @@ pub struct BlobDoc {
     /// Random.
     #[serde(rename = "_id")]
     pub id: Id,
-    /// Who may share it: the tenant and the key domain.
+    /// Which uploads may share it: those of one tenant that are stored in one way.
     pub scope: String,
-    /// HMAC of the plaintext's SHA-256 under the tenant's root; absent until it is known.
+    /// HMAC of the plaintext's SHA-256 under the tenant's root; absent until it is known, and in
+    /// content that is never shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Binary>,
     /// Plaintext bytes.
@@ -38,5 +40,13 @@ impl BlobDoc {
     /// Content about to be written.
     pub fn pending(id: Id, scope: String) -> Self {
         Self { id, scope, sha256: None, size: 0, state: State::Pending, generation: 0, lease: None, condemned_at: None }
+    }
+}
+
+impl Store {
+    /// The live content that `blob` would repeat.
+    pub async fn find_same(&self, blob: &BlobDoc) -> StoreResult<Option<BlobDoc>> {
+        let same = doc! { "scope": &blob.scope, "sha256": blob.sha256.clone(), "state": State::Live.name() };
+        Ok(self.collection::<BlobDoc>(BLOBS).find_one(same).max_time(self.query_timeout).await?)
     }
 }

@@ -1,7 +1,8 @@
-//! The only act that makes bytes visible: one transaction over metadata.
+//! The only acts that make bytes visible: one transaction over metadata.
 //!
-//! A small file's chunks and files document are in the same transaction; a large one's are stored
-//! before it begins.
+//! [`commit`](Store::commit) publishes new content: a small file's chunks and files document are in
+//! the same transaction, a large one's are stored before it begins. [`attach`](Store::attach) names
+//! content that is there already.
 
 use mongodb::ClientSession;
 use mongodb::bson::{Binary, DateTime, Document, RawDocumentBuf, doc};
@@ -27,7 +28,13 @@ pub struct Commit {
     pub files: FilesDocument,
     /// The chunks.
     pub chunks: WrittenChunks,
-    /// What users see.
+    /// What names it.
+    pub entry: Entry,
+}
+
+/// What users see of content, with its trace.
+pub struct Entry {
+    /// The file.
     pub file: FileDoc,
     /// Who did it.
     pub audit: AuditDoc,
@@ -56,7 +63,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Duplicate`] when the idempotency key was used meanwhile; [`StoreError::Stale`]
-    /// when the pending rows were taken away (the writer slept past its lease).
+    /// when the pending rows were taken away (the writer slept past its lease);
+    /// [`StoreError::Taken`] when the scope has this content already.
     ///
     /// # Cancel safety
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
@@ -86,20 +94,22 @@ impl Store {
         chunks: &[RawDocumentBuf],
         session: &mut ClientSession,
     ) -> Result<(), StepError> {
+        self.publish_new(commit, &mut *session).await?;
         let bucket = &commit.segment.bucket;
         if !chunks.is_empty() {
             let collection = self.collection::<RawDocumentBuf>(&chunks_of(bucket));
             collection.insert_many(chunks).session(&mut *session).await?;
         }
-        self.documents(&files_of(bucket)).insert_one(files).session(&mut *session).await?;
-        self.publish_new(commit, session).await
+        self.documents(&files_of(bucket)).insert_one(files).session(session).await?;
+        Ok(())
     }
 
     /// Rows that no reservation made before.
     async fn publish_new(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
+        let blobs = self.collection::<BlobDoc>(BLOBS);
+        blobs.insert_one(&commit.blob).session(&mut *session).await.map_err(taken)?;
         self.collection::<SegmentDoc>(SEGMENTS).insert_one(&commit.segment).session(&mut *session).await?;
-        self.collection::<BlobDoc>(BLOBS).insert_one(&commit.blob).session(&mut *session).await?;
-        self.publish(commit, session).await
+        self.publish(&commit.entry, session).await
     }
 
     async fn publish_stored(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
@@ -107,24 +117,62 @@ impl Store {
         let segments = self.collection::<SegmentDoc>(SEGMENTS);
         let sealed = segments.replace_one(pending(commit.segment.id), &commit.segment).session(&mut *session).await?;
         let blobs = self.collection::<BlobDoc>(BLOBS);
-        let live = blobs.replace_one(pending(commit.blob.id), &commit.blob).session(&mut *session).await?;
+        let live = blobs.replace_one(pending(commit.blob.id), &commit.blob).session(&mut *session).await;
+        let live = live.map_err(taken)?;
         if sealed.matched_count + live.matched_count != 2 {
             return Err(StepError::Final(StoreError::Stale));
         }
-        self.publish(commit, session).await
+        self.publish(&commit.entry, session).await
     }
 
-    async fn publish(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
-        self.collection::<FileDoc>(REGISTRY).insert_one(&commit.file).session(&mut *session).await?;
-        self.append_audit(&commit.audit, session).await?;
-        if let Some(key) = &commit.idempotency {
+    async fn publish(&self, entry: &Entry, session: &mut ClientSession) -> Result<(), StepError> {
+        self.collection::<FileDoc>(REGISTRY).insert_one(&entry.file).session(&mut *session).await?;
+        self.append_audit(&entry.audit, session).await?;
+        if let Some(key) = &entry.idempotency {
             self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(key).session(session).await?;
         }
         Ok(())
     }
 
+    /// Names the live content `entry.file` says, and changes its generation, so that nobody who found
+    /// it unnamed before can condemn it.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] when the content is not live any more; [`StoreError::Duplicate`] when
+    /// the idempotency key was used meanwhile.
+    ///
+    /// # Cancel safety
+    /// As [`commit`](Self::commit).
+    pub async fn attach(&self, entry: &Entry) -> StoreResult<()> {
+        let mut transaction = Transaction::new(self).await?;
+        loop {
+            let session = transaction.attempt().await?;
+            let steps = async {
+                let live = doc! { "_id": entry.file.blob, "state": State::Live.name() };
+                let attach = doc! { "$inc": { "gen": 1_i64 } };
+                let attached = self.documents(BLOBS).update_one(live, attach).session(&mut *session).await?;
+                if attached.matched_count != 1 {
+                    return Err(StepError::Final(StoreError::Stale));
+                }
+                self.publish(entry, session).await
+            };
+            let outcome = steps.await;
+            if transaction.conclude(outcome).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
     /// What an idempotency key was used for.
     pub async fn find_idempotency(&self, id: &str) -> StoreResult<Option<IdempotencyDoc>> {
         Ok(self.collection::<IdempotencyDoc>(IDEMPOTENCY).find_one(doc! { "_id": id }).await?)
+    }
+}
+
+/// The only unique key of a blob that another writer can have taken is its content's.
+fn taken(error: mongodb::error::Error) -> StepError {
+    match StoreError::from(error.clone()) {
+        StoreError::Duplicate(_) => StepError::Final(StoreError::Taken),
+        _ => StepError::Driver(error),
     }
 }

@@ -148,6 +148,14 @@ impl Store {
         }
     }
 
+    /// Whether a file has as many chunks as its length needs; reads the index only.
+    pub async fn has_all_chunks(&self, file: &GridFile) -> StoreResult<bool> {
+        let expected = file.stored_len.div_ceil(u64::from(file.chunk_size));
+        let chunks = self.documents(&chunks_of(&file.bucket));
+        let counted = chunks.count_documents(doc! { "files_id": file.files_id.clone() }).max_time(self.query_timeout);
+        Ok(counted.await? == expected)
+    }
+
     /// Finds a file by its id.
     pub async fn find_grid_file(&self, bucket: &str, files_id: &Bson) -> StoreResult<Option<GridFile>> {
         let files = self.collection::<RawDocumentBuf>(&files_of(bucket));

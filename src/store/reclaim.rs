@@ -56,9 +56,9 @@ impl Store {
         Ok(Unnamed { blobs: unnamed.filter_map(id).collect(), last })
     }
 
-    /// Files that expired, a few of them; legal hold never expires.
+    /// Files that expired, a few of them; never one under legal hold or under what cannot be read as none.
     pub async fn find_expired(&self, now: DateTime, limit: i64) -> StoreResult<Found> {
-        let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": { "$ne": true } };
+        let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": false };
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
         readable(registry.find(expired).sort(doc! { "expireAt": 1 }).limit(limit).await?).await
     }

@@ -1,10 +1,12 @@
-//! Registry documents: what users name, one a version. Finding, listing and changing them; they
-//! appear only through `commit.rs`.
+//! Registry documents: what users name, one a version. Finding and changing them; they appear only
+//! through `commit.rs`.
+
+pub mod list;
 
 use futures::TryStreamExt;
 use mongodb::Cursor;
 use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, doc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::audit::AuditDoc;
 use super::schema::REGISTRY;
@@ -50,9 +52,20 @@ pub struct RetentionDoc {
     /// The instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime>,
-    /// Nothing may delete the file.
-    #[serde(default)]
+    /// The days are the bucket's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_bucket: bool,
+    /// Nothing may delete the file. What cannot be read counts as held.
+    #[serde(default = "held", deserialize_with = "hold")]
     pub legal_hold: bool,
+}
+
+fn held() -> bool {
+    true
+}
+
+fn hold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Bson::deserialize(deserializer)? != Bson::Boolean(false))
 }
 
 /// One version of a file.
@@ -129,122 +142,7 @@ pub struct Accesses {
     pub last: DateTime,
 }
 
-/// The order of a list; ties are broken by id in the same direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SortField {
-    /// By creation.
-    CreatedAt,
-    /// By name.
-    Name,
-    /// By plaintext size.
-    Size,
-}
-
-impl SortField {
-    fn key(self) -> &'static str {
-        match self {
-            Self::CreatedAt => "createdAt",
-            Self::Name => "name",
-            Self::Size => "content.size",
-        }
-    }
-
-    /// The document's value in this order.
-    pub fn value(self, file: &FileDoc) -> Bson {
-        match self {
-            Self::CreatedAt => Bson::DateTime(file.created_at),
-            Self::Name => Bson::String(file.name.clone()),
-            Self::Size => Bson::Int64(file.content.size),
-        }
-    }
-}
-
-/// The direction of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// Smallest first.
-    Ascending,
-    /// Largest first.
-    Descending,
-}
-
-/// Which files a list shows. Every field is a literal; none is a pattern or an operator.
-#[derive(Debug, Clone, Default)]
-#[expect(missing_docs, reason = "named as the document's fields")]
-pub struct FileFilter {
-    pub kind: Option<String>,
-    pub content_type: Option<String>,
-    pub bucket: Option<String>,
-    pub category: Option<String>,
-    pub tags: Vec<String>,
-    pub folder: Option<String>,
-    pub owner: Option<String>,
-    pub access: Option<String>,
-    pub min_size: Option<i64>,
-    pub max_size: Option<i64>,
-    pub created_after: Option<DateTime>,
-    pub created_before: Option<DateTime>,
-}
-
-impl FileFilter {
-    fn to_document(&self, tenant: &str, now: DateTime) -> Document {
-        let mut filter = visible(tenant, now);
-        let literals = [
-            ("kind", &self.kind),
-            ("contentType", &self.content_type),
-            ("content.bucket", &self.bucket),
-            ("category", &self.category),
-            ("folder", &self.folder),
-            ("owner", &self.owner),
-            ("access", &self.access),
-        ];
-        for (key, value) in literals {
-            if let Some(value) = value {
-                filter.insert(key, doc! { "$eq": value });
-            }
-        }
-        if !self.tags.is_empty() {
-            filter.insert("tags", doc! { "$all": &self.tags });
-        }
-        let mut bound = |key: &str, operator: &str, value: Option<Bson>| {
-            if let Some(value) = value {
-                let mut bounds = filter.get_document(key).cloned().unwrap_or_default();
-                bounds.insert(operator, value);
-                filter.insert(key, bounds);
-            }
-        };
-        bound("content.size", "$gte", self.min_size.map(Bson::Int64));
-        bound("content.size", "$lte", self.max_size.map(Bson::Int64));
-        bound("createdAt", "$gt", self.created_after.map(Bson::DateTime));
-        bound("createdAt", "$lt", self.created_before.map(Bson::DateTime));
-        filter
-    }
-}
-
-/// One page of a list.
-#[derive(Debug, Clone)]
-pub struct PageQuery {
-    /// Which files.
-    pub filter: FileFilter,
-    /// In which order.
-    pub sort: SortField,
-    /// In which direction.
-    pub direction: Direction,
-    /// After this value and id, where it is not the first page.
-    pub after: Option<PageMark>,
-    /// How many.
-    pub limit: i64,
-}
-
-/// The place of a document in a list.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PageMark {
-    /// The value it is sorted by.
-    pub value: Bson,
-    /// Its id.
-    pub id: Id,
-}
-
+/// What every read of files is restricted to.
 fn visible(tenant: &str, now: DateTime) -> Document {
     doc! {
         "tenant": { "$eq": tenant },
@@ -298,37 +196,6 @@ impl Store {
     /// Whether there is no file at all.
     pub async fn is_registry_empty(&self) -> StoreResult<bool> {
         Ok(self.documents(REGISTRY).find_one(doc! {}).projection(doc! { "_id": 1 }).await?.is_none())
-    }
-
-    /// One page of a tenant's files.
-    pub async fn list_files(&self, tenant: &str, query: &PageQuery, now: DateTime) -> StoreResult<Found> {
-        let mut filter = query.filter.to_document(tenant, now);
-        let (sign, operator) = match query.direction {
-            Direction::Ascending => (1, "$gt"),
-            Direction::Descending => (-1, "$lt"),
-        };
-        let key = query.sort.key();
-        if let Some(after) = &query.after {
-            let later = doc! { "$or": [
-                { key: { operator: after.value.clone() } },
-                { key: { "$eq": after.value.clone() }, "_id": { operator: after.id } },
-            ] };
-            filter.get_array_mut("$and").map_err(|error| StoreError::Damaged(error.to_string()))?.push(later.into());
-        }
-        let found = self
-            .collection::<RawDocumentBuf>(REGISTRY)
-            .find(filter)
-            .sort(doc! { key: sign, "_id": sign })
-            .limit(query.limit)
-            .max_time(self.query_timeout)
-            .await?;
-        readable(found).await
-    }
-
-    /// How many of a tenant's files the filter shows.
-    pub async fn count_files(&self, tenant: &str, filter: &FileFilter, now: DateTime) -> StoreResult<u64> {
-        let filter = filter.to_document(tenant, now);
-        Ok(self.collection::<FileDoc>(REGISTRY).count_documents(filter).max_time(self.query_timeout).await?)
     }
 
     /// Changes a file's metadata with its audit entry; `before` is the document the change was

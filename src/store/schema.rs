@@ -5,6 +5,7 @@ use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
 
+use super::segments::State;
 use super::{Store, StoreError, StoreResult};
 
 /// What users name: one document a version.
@@ -37,6 +38,9 @@ pub fn chunks_of(bucket: &str) -> String {
     format!("{bucket}.chunks")
 }
 
+/// Who does which job; see `leases.rs`.
+pub const LEASES: &str = "leases";
+
 struct Index {
     collection: &'static str,
     keys: Document,
@@ -58,7 +62,12 @@ fn indexes() -> Vec<Index> {
         index(REGISTRY, doc! { "tenant": 1, "latest": 1, "content.size": 1, "_id": 1 }),
         index(REGISTRY, doc! { "blob": 1 }),
         Index { partial: Some(doc! { "expireAt": { "$type": "date" } }), ..index(REGISTRY, doc! { "expireAt": 1 }) },
-        Index { is_ttl: true, ..index(REGISTRY, doc! { "purgeAt": 1 }) },
+        // What cannot be read as "no legal hold" is held.
+        Index {
+            is_ttl: true,
+            partial: Some(doc! { "retention.legalHold": false }),
+            ..index(REGISTRY, doc! { "purgeAt": 1 })
+        },
         index(SEGMENTS, doc! { "blob": 1, "off": 1 }),
         Index {
             unique: true,
@@ -66,6 +75,11 @@ fn indexes() -> Vec<Index> {
             ..index(SEGMENTS, doc! { "bucket": 1, "filesId": 1 })
         },
         index(SEGMENTS, doc! { "state": 1, "lease": 1 }),
+        Index {
+            unique: true,
+            partial: Some(doc! { "state": State::Live.name(), "sha256": { "$exists": true } }),
+            ..index(BLOBS, doc! { "scope": 1, "sha256": 1 })
+        },
         index(BLOBS, doc! { "state": 1, "lease": 1 }),
         index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }),
         index(AUDIT, doc! { "tenant": 1, "at": -1 }),

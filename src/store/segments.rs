@@ -52,6 +52,13 @@ pub struct WrapDoc {
     ct: Binary,
 }
 
+impl WrapDoc {
+    /// The name of the wrapping key.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+}
+
 /// Bytes as BSON binary of the generic subtype.
 pub fn binary(bytes: impl Into<Vec<u8>>) -> Binary {
     Binary { subtype: BinarySubtype::Generic, bytes: bytes.into() }
@@ -115,6 +122,9 @@ pub struct SegmentDoc {
     pub format: i32,
     /// The codec's name.
     pub codec: String,
+    /// The codec's level.
+    #[serde(default)]
+    pub level: i32,
     /// Plaintext bytes of every frame but the last.
     pub frame_len: i32,
     /// The sealed trailer or the frame index.
@@ -152,6 +162,7 @@ impl SegmentDoc {
             chunk_size: number(chunk_size)?,
             format: FORMAT_VERSION,
             codec: layout.codec.name().to_owned(),
+            level: layout.level,
             frame_len: number(layout.frame_len)?,
             seek: binary([]),
             commit: binary([]),
@@ -216,7 +227,7 @@ impl LeaseKeeper {
 }
 
 /// The database's time and so much more.
-fn lease_end(lease: Duration) -> Bson {
+pub(super) fn lease_end(lease: Duration) -> Bson {
     let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     doc! { "$add": ["$$NOW", millis] }.into()
 }

@@ -108,7 +108,9 @@ impl Transaction {
         if !error.contains_label(label) || Instant::now() + self.pause >= self.deadline {
             return Err(error.into());
         }
-        tokio::time::sleep(self.pause).await;
+        // Those that aborted each other must not meet again.
+        let [chance] = crate::random::bytes();
+        tokio::time::sleep(self.pause.mul_f64(0.5 + f64::from(chance) / 256.0)).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
     }

@@ -29,13 +29,15 @@ impl Store {
         }
         let local = self.meta.client().database("local");
         let Ok(stats) = local.run_command(doc! { "collStats": "oplog.rs" }).await else { return Ok(None) };
-        let is_full = number(&stats, "size").zip(number(&stats, "maxSize")).is_some_and(|(size, most)| size > most * FULL);
+        let is_full =
+            number(&stats, "size").zip(number(&stats, "maxSize")).is_some_and(|(size, most)| size > most * FULL);
         if !is_full {
             return Ok(None);
         }
         let oplog = local.collection::<Document>("oplog.rs");
         let end = async |direction: i32| -> StoreResult<Option<u32>> {
-            let entry = oplog.find_one(doc! {}).sort(doc! { "$natural": direction }).max_time(self.query_timeout).await?;
+            let entry =
+                oplog.find_one(doc! {}).sort(doc! { "$natural": direction }).max_time(self.query_timeout).await?;
             Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok()).map(|ts| ts.time))
         };
         let (first, last) = (end(1).await?, end(-1).await?);

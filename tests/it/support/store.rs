@@ -154,6 +154,7 @@ pub fn pending(id: Id, chunk_size: u32) -> Pending {
         chunk_size: i32::try_from(chunk_size).unwrap(),
         format: 1,
         codec: "identity".to_owned(),
+        level: 0,
         frame_len: i32::try_from(chunk_size).unwrap(),
         seek: binary([]),
         commit: binary([]),

@@ -1,0 +1,199 @@
+//! The documents that describe stored bytes: rows, registry document, manifest, GridFS metadata.
+//! Makes them; storing them is `publish.rs`.
+
+use super::access::Principal;
+use super::open::manifest_line;
+use super::options::PutOptions;
+use super::{Files, Result};
+use crate::content::ContentKind;
+use crate::content::sniff::Sniffed;
+use crate::error::Error;
+use crate::format::digest::{Sha256Digest, seal_digest};
+use crate::format::manifest::{Manifest, ManifestSegment};
+use crate::format::segment::{FORMAT_VERSION, SegmentEnd};
+use crate::store::blobs::BlobDoc;
+use crate::store::gridfs::write::WrittenChunks;
+use crate::store::registry::{ContentDoc, FileDoc, RetentionDoc};
+use crate::store::segments::{Pending, SegmentDoc, State, binary};
+use crate::store::{DateTime, Document, doc, new_id};
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Complete bytes in GridFS that nothing names yet.
+pub(super) struct Stored {
+    /// The rows they were written under.
+    pub pending: Pending,
+    /// How the segment ends.
+    pub end: SegmentEnd,
+    /// Plaintext bytes.
+    pub plain_len: u64,
+    /// Bytes in GridFS.
+    pub stored_len: u64,
+    /// Of the plaintext.
+    pub sha256: Sha256Digest,
+    /// Their chunks.
+    pub chunks: WrittenChunks,
+}
+
+/// What is said about the bytes.
+pub(super) struct Description {
+    /// Display name.
+    pub name: String,
+    /// What the client said.
+    pub options: PutOptions,
+    /// Days the bucket keeps files for whose upload says nothing; 0: for ever.
+    pub bucket_days: i64,
+    /// What they are taken for.
+    pub sniffed: Sniffed,
+    /// Since when the file is there.
+    pub created_at: DateTime,
+    /// What happened, for the audit: `file.put`, `file.adopt`.
+    pub action: &'static str,
+    /// The client's name for the request.
+    pub idempotency_key: Option<String>,
+    /// For the audit.
+    pub request_id: Option<String>,
+}
+
+impl Description {
+    fn retention(&self) -> RetentionDoc {
+        let said = &self.options.retention;
+        let by_bucket = said.days.is_none() && said.expires_at.is_none() && self.bucket_days > 0;
+        let days = if by_bucket { Some(self.bucket_days) } else { said.days };
+        let expires_at = expiry(days, said.expires_at, self.created_at);
+        RetentionDoc { days, expires_at, by_bucket, legal_hold: false }
+    }
+}
+
+impl Files {
+    /// The rows as they are once the bytes are complete. Content that another program stored is not
+    /// shared: its bytes are not where and how ours would be.
+    pub(super) fn live_rows(&self, tenant: &str, stored: &Stored) -> Result<(BlobDoc, SegmentDoc)> {
+        let number = |n| i64::try_from(n).map_err(|error| Error::internal("store a length", error));
+        let look_up = self.keys.roots.dedup.mac(&[tenant.as_bytes(), b"\0", &stored.sha256.0]);
+        let blob = BlobDoc {
+            sha256: (!matches!(stored.chunks, WrittenChunks::Adopted)).then(|| binary(look_up)),
+            size: number(stored.plain_len)?,
+            state: State::Live,
+            generation: 1,
+            ..stored.pending.blob.clone()
+        };
+        let segment = SegmentDoc {
+            len: number(stored.plain_len)?,
+            stored_len: number(stored.stored_len)?,
+            seek: binary(stored.end.record.clone()),
+            commit: binary(stored.end.commitment),
+            state: State::Live,
+            ..stored.pending.segment.clone()
+        };
+        Ok((blob, segment))
+    }
+
+    /// The registry document of a new file over the segments of one blob.
+    pub(super) fn file_doc(
+        &self,
+        principal: &Principal,
+        segments: &[SegmentDoc],
+        sha256: Sha256Digest,
+        said: &Description,
+    ) -> Result<FileDoc> {
+        let first = segments.first().ok_or_else(|| Error::damaged("describe the file", "it has no segment"))?;
+        let (file_id, options) = (new_id(), &said.options);
+        let mut file = FileDoc {
+            id: file_id,
+            file: file_id,
+            version: 1,
+            latest: true,
+            tenant: principal.tenant.clone(),
+            owner: principal.actor.clone(),
+            blob: first.blob,
+            content: self.content_doc(&principal.tenant, first, segments, sha256, &file_id.bytes())?,
+            name: said.name.clone(),
+            description: options.description.clone(),
+            tags: options.tags.clone(),
+            category: options.category.clone(),
+            folder: options.folder.clone().unwrap_or_else(|| "/".to_owned()),
+            custom: options.custom.clone(),
+            access: options.access.name().to_owned(),
+            kind: ContentKind::of(&said.sniffed.media_type).name().to_owned(),
+            content_type: said.sniffed.media_type.to_string(),
+            declared_type: said.sniffed.declared.as_ref().map(ToString::to_string),
+            retention: RetentionDoc::default(),
+            expire_at: None,
+            purge_at: None,
+            deduplicated: false,
+            downloads: 0,
+            last_accessed_at: None,
+            created_at: said.created_at,
+            updated_at: said.created_at,
+        };
+        self.apply_retention(&mut file, said.retention());
+        Ok(file)
+    }
+
+    fn content_doc(
+        &self,
+        tenant: &str,
+        first: &SegmentDoc,
+        segments: &[SegmentDoc],
+        sha256: Sha256Digest,
+        file_id: &[u8; 12],
+    ) -> Result<ContentDoc> {
+        let lines: Vec<ManifestSegment> = segments.iter().map(manifest_line).collect::<Result<_>>()?;
+        let manifest = Manifest {
+            tenant,
+            file_id,
+            version: 1,
+            plain_len: lines.iter().map(|line| line.plain_len).sum(),
+            sha256,
+            segments: &lines,
+        };
+        let digest = match &first.enc {
+            Some(_) => seal_digest(sha256, &self.keys.roots.digest, &first.blob.bytes()),
+            None => sha256.0.to_vec(),
+        };
+        Ok(ContentDoc {
+            size: segments.iter().map(|segment| segment.len).sum(),
+            stored_size: segments.iter().map(|segment| segment.stored_len).sum(),
+            bucket: first.bucket.clone(),
+            codec: first.codec.clone(),
+            level: first.level,
+            mode: first.enc.as_ref().map(|_| "managed".to_owned()),
+            kid: first.enc.as_ref().map(|enc| enc.kid().to_owned()),
+            digest: binary(digest),
+            mac: binary(manifest.mac(&self.keys.roots.manifest)),
+        })
+    }
+
+    /// Sets what follows from a file's retention.
+    pub(super) fn apply_retention(&self, file: &mut FileDoc, retention: RetentionDoc) {
+        file.expire_at = retention.expires_at.filter(|_| !retention.legal_hold);
+        file.purge_at = file.expire_at.map(|at| later(at, self.settings.purge_grace_secs));
+        file.retention = retention;
+    }
+}
+
+/// So many seconds later.
+pub(super) fn later(at: DateTime, secs: u64) -> DateTime {
+    let millis = i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX);
+    DateTime::from_millis(at.timestamp_millis().saturating_add(millis))
+}
+
+/// The instant a file expires at.
+pub(super) fn expiry(days: Option<i64>, at: Option<DateTime>, from: DateTime) -> Option<DateTime> {
+    at.or_else(|| days.map(|days| DateTime::from_millis(from.timestamp_millis().saturating_add(days * DAY_MS))))
+}
+
+/// What the GridFS files document says of ours.
+pub(super) fn grid_metadata(segment: &SegmentDoc, file: &FileDoc) -> Document {
+    doc! {
+        "contentType": &file.content_type,
+        "gridgate": {
+            "format": FORMAT_VERSION,
+            "codec": &segment.codec,
+            "sealed": segment.enc.is_some(),
+            "frameLen": segment.frame_len,
+            "plainLen": segment.len,
+        },
+    }
+}
