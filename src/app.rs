@@ -94,6 +94,7 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         clock: Clock::default(),
         key_cache: Arc::default(),
         downloads: Arc::default(),
+        limits: Arc::default(),
         turns: Arc::default(),
         space: Arc::default(),
     };

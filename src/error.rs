@@ -28,6 +28,7 @@ pub enum ErrorCode {
     Held,
     PreconditionFailed,
     TooLarge,
+    QuotaExceeded,
     UnsupportedMediaType,
     KindNotAccepted,
     RangeNotSatisfiable,
@@ -59,7 +60,7 @@ pub struct ErrorRow {
 
 impl ErrorCode {
     /// Every code, in the table's order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BadRequest,
         Self::BadHeader,
         Self::InvalidId,
@@ -72,6 +73,7 @@ impl ErrorCode {
         Self::Held,
         Self::PreconditionFailed,
         Self::TooLarge,
+        Self::QuotaExceeded,
         Self::UnsupportedMediaType,
         Self::KindNotAccepted,
         Self::RangeNotSatisfiable,
@@ -106,6 +108,7 @@ impl ErrorCode {
             Self::Held                 => row("held",                   409, false, true,  "The file is under legal hold"),
             Self::PreconditionFailed   => row("precondition_failed",    412, false, true,  "A precondition does not hold"),
             Self::TooLarge             => row("too_large",              413, false, true,  "The content is too large"),
+            Self::QuotaExceeded        => row("quota_exceeded",         413, false, true,  "The tenant's quota is used up"),
             Self::UnsupportedMediaType => row("unsupported_media_type", 415, false, true,  "The request's media type or coding is not supported"),
             Self::KindNotAccepted      => row("kind_not_accepted",      415, false, true,  "The bucket does not accept this type"),
             Self::RangeNotSatisfiable  => row("range_not_satisfiable",  416, false, true,  "The range lies outside the content"),

@@ -15,6 +15,7 @@ pub mod open;
 pub mod options;
 pub mod publish;
 pub mod put;
+pub mod quota;
 pub mod retention;
 pub mod space;
 pub mod turns;
@@ -34,6 +35,7 @@ use crate::store::{DateTime, Id, Store};
 use access::Principal;
 use authenticate::KeyCache;
 use downloads::Downloads;
+use quota::LimitCache;
 use space::Space;
 use turns::Turns;
 
@@ -102,6 +104,8 @@ pub struct Files {
     pub key_cache: Arc<KeyCache>,
     /// Downloads to be counted.
     pub downloads: Arc<Downloads>,
+    /// Which tenants have limits.
+    pub limits: Arc<LimitCache>,
     /// Whose turn it is to publish.
     pub turns: Arc<Turns>,
     /// Free space of the database.

@@ -99,6 +99,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/files", post(files::put).merge(get(files::list).layer(compressed())))
         .route("/v1/files/{id}", get(files::head).patch(files::edit).delete(files::delete))
         .route("/v1/files/{id}/content", get(content::open))
+        .route("/v1/admin/quotas/{tenant}", get(admin::quota).put(admin::set_quota))
         .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

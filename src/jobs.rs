@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Result;
-use crate::files::{Files, downloads, space};
+use crate::files::{Files, downloads, quota, space};
 
 /// Pause between two looks at the oplog.
 const OPLOG_INTERVAL: Duration = Duration::from_secs(300);
@@ -26,6 +26,12 @@ pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
     let counts = files.clone();
     jobs.spawn(repeat("count downloads", downloads::WRITE_INTERVAL, stop.clone(), async move || {
         counts.write_downloads().await
+    }));
+    let usage = files.clone();
+    jobs.spawn(repeat("count usage", quota::FOLD_INTERVAL, stop.clone(), async move || usage.fold_usage().await));
+    let recount = files.clone();
+    jobs.spawn(repeat("recount usage", quota::RECOUNT_INTERVAL, stop.clone(), async move || {
+        recount.recount_usage().await
     }));
     jobs.spawn(repeat("sweep", sweep_interval, stop.clone(), async move || {
         if let Some(report) = sweeper.sweep(&files).await?.filter(|report| !report.is_empty()) {

@@ -18,6 +18,7 @@ pub mod registry;
 pub mod schema;
 pub mod segments;
 pub mod transaction;
+pub mod usage;
 pub mod vitals;
 
 use std::sync::Arc;

@@ -118,6 +118,7 @@ impl Files {
             action: "file.adopt",
             idempotency_key: None,
             request_id: None,
+            hold: None,
         })
     }
 

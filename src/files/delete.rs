@@ -36,7 +36,7 @@ impl Files {
                 tenant: doc.tenant.clone(),
                 actor: principal.actor.clone(),
                 action: "file.delete".to_owned(),
-                file: doc.file,
+                file: Some(doc.file),
                 request_id: request_id.clone(),
                 details: doc! { "version": doc.version, "size": doc.content.size },
             };

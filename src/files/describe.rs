@@ -15,7 +15,7 @@ use crate::store::blobs::BlobDoc;
 use crate::store::gridfs::write::WrittenChunks;
 use crate::store::registry::{ContentDoc, FileDoc, RetentionDoc};
 use crate::store::segments::{Pending, SegmentDoc, State, binary};
-use crate::store::{DateTime, Document, doc, new_id};
+use crate::store::{DateTime, Document, Id, doc, new_id};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -53,6 +53,8 @@ pub(super) struct Description {
     pub idempotency_key: Option<String>,
     /// For the audit.
     pub request_id: Option<String>,
+    /// The room reserved for it.
+    pub hold: Option<Id>,
 }
 
 impl Description {

@@ -45,7 +45,7 @@ impl Files {
                 tenant: before.tenant.clone(),
                 actor: principal.actor.clone(),
                 action: "file.edit".to_owned(),
-                file: before.file,
+                file: Some(before.file),
                 request_id: request_id.clone(),
                 details: doc! { "members": patch.keys().cloned().collect::<Vec<_>>() },
             };

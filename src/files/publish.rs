@@ -12,6 +12,7 @@ use crate::store::commit::{Commit, Entry, IdempotencyDoc};
 use crate::store::gridfs::FilesDocument;
 use crate::store::registry::FileDoc;
 use crate::store::segments::{SegmentDoc, binary};
+use crate::store::usage::UsageEntry;
 use crate::store::{StoreError, doc, new_id};
 
 /// How often publishing is tried against concurrent deletes of the same content.
@@ -147,11 +148,12 @@ impl Files {
             tenant: principal.tenant.clone(),
             actor: principal.actor.clone(),
             action: said.action.to_owned(),
-            file: file.file,
+            file: Some(file.file),
             request_id: said.request_id.clone(),
             details: doc! { "version": file.version, "size": file.content.size, "bucket": &file.content.bucket },
         };
-        Ok(Entry { file, audit, idempotency })
+        let usage = UsageEntry::added(&file, said.hold);
+        Ok(Entry { file, audit, usage, idempotency })
     }
 
     /// Answers a request that did not go through because its idempotency key was used, with what the

@@ -13,6 +13,7 @@ use super::access::{Action, Principal, permit};
 use super::describe::{Description, Stored};
 use super::options::{Compress, PutOptions};
 use super::publish::Put;
+use super::quota::Room;
 use super::{Files, Result};
 use crate::content::sniff::{SNIFF_LEN, Sniffed, sniff};
 use crate::content::{EncryptionPolicy, Route};
@@ -66,7 +67,7 @@ impl Files {
     /// Stores a body as a new file.
     ///
     /// # Errors
-    /// `forbidden`, `too_large`, `kind_not_accepted`, `checksum_mismatch`, `idempotency_conflict`,
+    /// `forbidden`, `too_large`, `quota_exceeded`, `kind_not_accepted`, `checksum_mismatch`, `idempotency_conflict`,
     /// `invalid` for options the bucket does not allow, the body's own errors, `unavailable`.
     /// In every case nothing of the upload is visible.
     ///
@@ -97,9 +98,11 @@ impl Files {
         let bucket_days = route.settings.retention_days;
         let plan = self.plan(&principal, &request, route, codec)?;
         let pending = plan.pending.clone();
+        let mut room = self.take_room(&principal.tenant, request.announced_len).await?;
         let outcome = async {
-            let stored = self.write(plan, source, request.announced_len).await?;
+            let stored = self.write(plan, source, request.announced_len, &mut room).await?;
             check_digests(&request.digests, stored.sha256, &sha512)?;
+            self.settle_room(&mut room, stored.plain_len).await?;
             let said = Description {
                 name,
                 options: request.options,
@@ -109,10 +112,18 @@ impl Files {
                 action: "file.put",
                 idempotency_key: request.idempotency_key,
                 request_id: request.request_id,
+                hold: room.as_ref().map(Room::hold),
             };
             self.publish(&principal, stored, &said).await
         }
         .await;
+        let made_none = match &outcome {
+            Ok(put) => !put.is_new,
+            Err(error) => error.code.row().has_no_side_effects,
+        };
+        if made_none {
+            self.give_room_back(room).await;
+        }
         if !matches!(&outcome, Ok(put) if put.file.blob == pending.blob.id) {
             self.give_up(&pending).await;
         }
@@ -155,13 +166,19 @@ impl Files {
     }
 
     /// Encodes the body into chunks.
-    async fn write(&self, plan: Plan, source: FrameSource<BodyStream>, announced_len: Option<u64>) -> Result<Stored> {
+    async fn write(
+        &self,
+        plan: Plan,
+        source: FrameSource<BodyStream>,
+        announced_len: Option<u64>,
+        room: &mut Option<Room>,
+    ) -> Result<Stored> {
         let layout = plan.encoder.layout();
         let expected = announced_len.filter(|_| layout.codec == Codec::Identity);
         let mut writer = ChunkWriter::new(&self.store, plan.pending.clone(), expected);
         let head = plan.encoder.head();
         let encoding = Encoding::new(source, plan.encoder, plan.limit);
-        let Encoded { end, plain_len, sha256 } = match self.encode_into(&mut writer, &head, encoding).await {
+        let Encoded { end, plain_len, sha256 } = match self.encode_into(&mut writer, &head, encoding, room).await {
             Ok(encoded) => encoded,
             Err(error) => {
                 self.abandon(writer, &plan.pending).await;
@@ -174,11 +191,18 @@ impl Files {
     }
 
     /// Pushes a whole segment: head, frames, tail.
-    async fn encode_into(&self, writer: &mut ChunkWriter, head: &[u8], mut encoding: Encoding) -> Result<Encoded> {
+    async fn encode_into(
+        &self,
+        writer: &mut ChunkWriter,
+        head: &[u8],
+        mut encoding: Encoding,
+        room: &mut Option<Room>,
+    ) -> Result<Encoded> {
         let fail = |error: StoreError| error.doing(STORING);
         writer.push(head).await.map_err(fail)?;
         while let Some(frame) = encoding.next().await? {
             self.require_space(0)?;
+            self.grow_room(room, encoding.plain_len()).await?;
             for piece in frame.pieces {
                 writer.push(&piece).await.map_err(fail)?;
             }

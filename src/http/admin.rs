@@ -1,21 +1,106 @@
 //! /v1/admin: how a tenant is run. Needs the scope `admin`.
 
-use axum::Json;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::Uri;
+use axum::{Extension, Json};
 use http::header::CACHE_CONTROL;
-use serde_json::{Value, json};
+use http::{HeaderMap, Uri};
+use serde_json::{Map, Value, json};
 
 use super::AppState;
+use super::body::{read_json_object, require_json};
 use super::files::{file_id, instant, limit};
+use super::problem::RequestId;
 use super::query;
 use super::view::timestamp;
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, permit};
 use crate::files::retention::Explanation;
+use crate::store::usage::{Limits, UsageDoc};
 
 const DEFAULT_LIMIT: i64 = 50;
+const MAX_TENANT_LEN: usize = 128;
+const MAX_QUOTA_LEN: usize = 4096;
+
+/// `GET /v1/admin/quotas/{tenant}`: what the tenant uses and may use.
+pub async fn quota(
+    State(state): State<AppState>,
+    principal: Principal,
+    Path(tenant): Path<String>,
+    uri: Uri,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Administer)?;
+    query::refuse(&uri)?;
+    let usage = state.files.usage(&principal, tenant_name(&tenant)?).await?;
+    Ok(quota_view(&usage))
+}
+
+/// `PUT /v1/admin/quotas/{tenant}`: what the tenant may use from now on. A member left out or null
+/// is no limit.
+pub async fn set_quota(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    Path(tenant): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Administer)?;
+    query::refuse(&uri)?;
+    let tenant = tenant_name(&tenant)?;
+    require_json(&headers)?;
+    let limits = limits(&read_json_object(body, state.body_idle, MAX_QUOTA_LEN).await?)?;
+    let usage = state.files.set_limits(&principal, tenant, limits, Some(request_id.0.to_string())).await?;
+    Ok(quota_view(&usage))
+}
+
+fn tenant_name(text: &str) -> Result<&str, Error> {
+    let is_name = (1..=MAX_TENANT_LEN).contains(&text.len()) && !text.chars().any(char::is_control);
+    is_name.then_some(text).ok_or_else(|| {
+        Error::bad_request(
+            "tenant",
+            format!("A tenant is a text of 1 to {MAX_TENANT_LEN} bytes without control characters."),
+        )
+    })
+}
+
+fn limits(members: &Map<String, Value>) -> Result<Limits, Error> {
+    let mut limits = Limits::default();
+    for (member, value) in members {
+        let (field, limit) = match member.as_str() {
+            "maxBytes" => ("maxBytes", &mut limits.max_bytes),
+            "maxFiles" => ("maxFiles", &mut limits.max_files),
+            "maxOpenUploads" => ("maxOpenUploads", &mut limits.max_open_uploads),
+            _ => {
+                let detail = "A quota has no member of this name.";
+                return Err(Error::new(ErrorCode::BadRequest, detail).with("field", member.as_str()));
+            }
+        };
+        let number = value.as_i64().filter(|number| *number >= 0);
+        if number.is_none() && !value.is_null() {
+            return Err(Error::bad_request(field, format!("{field} is not a whole number from 0, or null.")));
+        }
+        *limit = number;
+    }
+    Ok(limits)
+}
+
+fn quota_view(usage: &UsageDoc) -> Response {
+    let reserved: i64 = usage.holds.iter().map(|hold| hold.bytes).sum();
+    let body = json!({
+        "tenant": usage.tenant,
+        "maxBytes": usage.limits.max_bytes,
+        "maxFiles": usage.limits.max_files,
+        "maxOpenUploads": usage.limits.max_open_uploads,
+        "usedBytes": usage.bytes,
+        "usedFiles": usage.files,
+        "reservedBytes": reserved,
+        "openUploads": usage.holds.len(),
+    });
+    ([(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
 
 /// `GET /v1/admin/retention/explain`: of one file, or of all that expires until an instant.
 pub async fn explain_retention(

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorCode};
+use crate::files::json::parse_unique;
 use crate::pipeline::{BodyError, BodyStream};
 
 /// The body, which ends with an error when no byte comes for `idle`.
@@ -58,4 +60,25 @@ pub fn require_identity(headers: &HeaderMap) -> Result<(), Error> {
 /// The announced length; the parser beneath has made sure that it is a number and holds.
 pub fn announced_len(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The body as a JSON object whose names are unique.
+pub async fn read_json_object(body: Body, idle: Duration, most: usize) -> Result<Map<String, Value>, Error> {
+    let body = read_whole(body, idle, most).await?;
+    let value = parse_unique(&body);
+    match value.map_err(|_| Error::bad_request("body", "The body is not JSON, or names a member twice."))? {
+        Value::Object(members) => Ok(members),
+        _ => Err(Error::bad_request("body", "The body is not a JSON object.")),
+    }
+}
+
+/// Refuses a body that is not declared as JSON.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Error> {
+    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = sent.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if ["application/merge-patch+json", "application/json"].contains(&essence.as_str()) {
+        return Ok(());
+    }
+    let detail = "Send application/merge-patch+json.";
+    Err(Error::new(ErrorCode::UnsupportedMediaType, detail).with("mediaType", essence))
 }

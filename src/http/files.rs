@@ -8,16 +8,15 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::AppState;
-use super::body::{announced_len, read_whole, require_identity, stream_body};
+use super::body::{announced_len, read_json_object, require_identity, require_json, stream_body};
 use super::problem::RequestId;
 use super::{cursor, digests, disposition, form, query};
 use crate::content::ContentKind;
 use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, permit};
-use crate::files::json::parse_unique;
 use crate::files::options::{self, PutOptions};
 use crate::files::put::PutRequest;
 use crate::store::registry::list::{Direction, FileFilter, PageQuery, SortField};
@@ -251,23 +250,10 @@ pub async fn edit(
     permit(&principal, Action::Write)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
-    let body = read_whole(body, state.body_idle, MAX_PATCH_LEN).await?;
-    let patch = parse_unique(&body);
-    let patch = patch.map_err(|_| Error::bad_request("body", "The body is not JSON, or names a member twice."))?;
-    let Value::Object(patch) = patch else { return Err(Error::bad_request("body", "The patch is not a JSON object.")) };
+    let patch = read_json_object(body, state.body_idle, MAX_PATCH_LEN).await?;
     let file = state.files.edit(&principal, id, &patch, Some(request_id.0.to_string())).await?;
     let view = state.view(file);
     Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())
-}
-
-fn require_json(headers: &HeaderMap) -> Result<(), Error> {
-    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = sent.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if ["application/merge-patch+json", "application/json"].contains(&essence.as_str()) {
-        return Ok(());
-    }
-    let detail = "Send application/merge-patch+json.";
-    Err(Error::new(ErrorCode::UnsupportedMediaType, detail).with("mediaType", essence))
 }
 
 /// `DELETE /v1/files/{id}`.

@@ -152,7 +152,7 @@ fn audit_entry(file: &FileDoc, now: DateTime) -> AuditDoc {
         tenant: file.tenant.clone(),
         actor: "system".to_owned(),
         action: "file.expire".to_owned(),
-        file: file.file,
+        file: Some(file.file),
         request_id: None,
         details: doc! { "version": file.version, "size": file.content.size, "expireAt": file.expire_at },
     }

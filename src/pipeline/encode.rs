@@ -65,6 +65,11 @@ impl Encoding {
         }
     }
 
+    /// Plaintext bytes taken so far.
+    pub fn plain_len(&self) -> u64 {
+        self.plain_len
+    }
+
     /// The next frame to store; none after the last.
     ///
     /// # Errors

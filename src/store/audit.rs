@@ -17,14 +17,15 @@ pub struct AuditDoc {
     pub id: Id,
     /// When.
     pub at: DateTime,
-    /// Whose file.
+    /// Whose.
     pub tenant: String,
     /// Who: a key's id, or `system`.
     pub actor: String,
     /// What, such as `file.put`.
     pub action: String,
-    /// To which file.
-    pub file: Id,
+    /// To which file, if to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Id>,
     /// The request it came with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,

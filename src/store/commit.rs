@@ -16,6 +16,7 @@ use super::registry::FileDoc;
 use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::{SegmentDoc, State};
 use super::transaction::{StepError, Transaction};
+use super::usage::UsageEntry;
 use super::{Id, Store, StoreError, StoreResult};
 
 /// What one upload made, ready to be published.
@@ -38,6 +39,8 @@ pub struct Entry {
     pub file: FileDoc,
     /// Who did it.
     pub audit: AuditDoc,
+    /// What the tenant uses more.
+    pub usage: UsageEntry,
     /// The idempotency key the request carried.
     pub idempotency: Option<IdempotencyDoc>,
 }
@@ -128,6 +131,7 @@ impl Store {
     async fn publish(&self, entry: &Entry, session: &mut ClientSession) -> Result<(), StepError> {
         self.collection::<FileDoc>(REGISTRY).insert_one(&entry.file).session(&mut *session).await?;
         self.append_audit(&entry.audit, session).await?;
+        self.append_usage(&entry.usage, session).await?;
         if let Some(key) = &entry.idempotency {
             self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(key).session(session).await?;
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::audit::AuditDoc;
 use super::schema::REGISTRY;
 use super::transaction::{StepError, Transaction};
+use super::usage::UsageEntry;
 use super::{Id, Store, StoreError, StoreResult};
 
 /// What is fixed with the bytes.
@@ -242,6 +243,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Stale`] when the document is no longer as `before`.
     pub async fn remove_file(&self, before: &FileDoc, audit: &AuditDoc) -> StoreResult<()> {
+        let less = UsageEntry::removed(before);
         let mut transaction = Transaction::new(self).await?;
         loop {
             let session = transaction.attempt().await?;
@@ -252,7 +254,7 @@ impl Store {
                     return Err(StepError::Final(StoreError::Stale));
                 }
                 self.append_audit(audit, session).await?;
-                Ok(())
+                self.append_usage(&less, session).await
             };
             let outcome = steps.await;
             if transaction.conclude(outcome).await?.is_some() {

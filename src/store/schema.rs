@@ -38,6 +38,10 @@ pub fn chunks_of(bucket: &str) -> String {
     format!("{bucket}.chunks")
 }
 
+/// What each tenant uses and may use.
+pub const USAGE: &str = "usage";
+/// Changes of it that are not counted yet.
+pub const USAGE_ENTRIES: &str = "usage_entries";
 /// Who does which job; see `leases.rs`.
 pub const LEASES: &str = "leases";
 
@@ -82,6 +86,7 @@ fn indexes() -> Vec<Index> {
         },
         index(BLOBS, doc! { "state": 1, "lease": 1 }),
         index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }),
+        index(USAGE_ENTRIES, doc! { "tenant": 1 }),
         index(AUDIT, doc! { "tenant": 1, "at": -1 }),
         index(AUDIT, doc! { "file": 1, "at": -1 }),
         Index { unique: true, ..index(API_KEYS, doc! { "hash": 1 }) },

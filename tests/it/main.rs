@@ -17,6 +17,7 @@ mod gridfs;
 mod interop;
 mod listing;
 mod options;
+mod quota;
 mod ranges;
 mod real_files;
 mod retention;
