@@ -16,6 +16,7 @@ mod fsck;
 mod gridfs;
 mod interop;
 mod listing;
+mod lives;
 mod options;
 mod quota;
 mod ranges;
