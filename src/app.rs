@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::content::Routing;
 use crate::files::{Files, Keys};
 use crate::http::{AppState, router, serve};
-use crate::jobs;
+use crate::jobs::{self, rekey};
 use crate::keyring::{KeyRing, Roots};
 use crate::mongod::{self, Mongod, OnExit};
 use crate::random;
@@ -98,6 +98,7 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         turns: Arc::default(),
         space: Arc::default(),
     };
+    rekey::warn_of_missing_keys(&files).await?;
     files.look_at_disk().await?;
     files.ensure_admin_key(&admin_key(settings)?).await?;
     Ok(files)

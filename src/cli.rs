@@ -1,5 +1,7 @@
 //! The command line: one function a command, each over [`App`] or a running server.
 
+mod progress;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,8 +10,9 @@ use clap::{Parser, Subcommand};
 use crate::app::{self, App, StartError};
 use crate::config::Settings;
 use crate::files::authenticate::DEFAULT_TENANT;
-use crate::jobs::{fsck, sweep};
+use crate::jobs::{fsck, rekey, sweep};
 use crate::telemetry;
+use progress::Progress;
 
 /// File storage over MongoDB GridFS.
 #[derive(Debug, Parser)]
@@ -53,6 +56,12 @@ enum Command {
     },
     /// Expire, condemn and reap once, and print what was done.
     Sweep,
+    /// Wrap every data key anew under the first key of the keyring; exit 1 while another is in use.
+    Rekey {
+        /// Only count what each key wraps.
+        #[arg(long)]
+        status: bool,
+    },
     /// Ask a running server whether it is ready.
     Healthcheck,
 }
@@ -95,6 +104,8 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
                 with_app(&settings, async |app| run_adopt(app, &bucket, &tenant).await).await
             }
             Command::Sweep => with_app(&settings, run_sweep).await,
+            Command::Rekey { status: true } => with_app(&settings, run_rekey_status).await,
+            Command::Rekey { status: false } => with_app(&settings, run_rekey).await,
             Command::Healthcheck => app::healthcheck(&settings.server.listen).await.map(|()| ExitCode::SUCCESS),
         }
     });
@@ -146,5 +157,18 @@ async fn run_adopt(app: &App, bucket: &str, tenant: &str) -> Result<ExitCode, St
 async fn run_sweep(app: &App) -> Result<ExitCode, StartError> {
     let report = sweep::sweep(&app.files).await?;
     println!("{}", serde_json::to_string(&report)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_rekey(app: &App) -> Result<ExitCode, StartError> {
+    let mut progress = Progress::new("rekey");
+    let report = rekey::rekey(&app.files, |done, all| progress.show(done, all)).await?;
+    drop(progress);
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(if report.is_done() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run_rekey_status(app: &App) -> Result<ExitCode, StartError> {
+    println!("{}", serde_json::to_string(&rekey::key_uses(&app.files).await?)?);
     Ok(ExitCode::SUCCESS)
 }

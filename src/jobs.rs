@@ -1,6 +1,7 @@
 //! Work that no request waits for: run again and again until the server stops.
 
 pub mod fsck;
+pub mod rekey;
 pub mod sweep;
 
 use std::time::Duration;

@@ -66,6 +66,11 @@ impl KeyRing {
         &self.primary
     }
 
+    /// The names of all keys.
+    pub fn kids(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
     /// Wraps a key under the primary.
     pub fn wrap(&self, key: &Key, binding: WrapBinding<'_>) -> WrappedKey {
         let kek = &self.keys[&self.primary];
@@ -84,6 +89,16 @@ impl KeyRing {
             return Err(Error::new(ErrorCode::KeyUnavailable, detail));
         };
         unwrap(record, kek, binding).map_err(|error| Error::damaged("unwrap a data key", error))
+    }
+
+    /// Wraps under the primary what any key of the ring wrapped.
+    ///
+    /// # Errors
+    /// As [`unwrap`](Self::unwrap); the record is untouched.
+    pub fn rewrap(&self, record: &WrapDoc, binding: WrapBinding<'_>) -> Result<WrapDoc, Error> {
+        let old = WrappedKey::try_from(record).map_err(|error| Error::damaged("read a wrapped key", error))?;
+        let key = self.unwrap(&old, binding)?;
+        Ok(WrapDoc::from(&self.wrap(&key, binding)))
     }
 
     /// Compares every key with what the database remembers of its name.

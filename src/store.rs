@@ -15,6 +15,7 @@ pub mod keys;
 pub mod leases;
 pub mod reclaim;
 pub mod registry;
+pub mod rekey;
 pub mod schema;
 pub mod segments;
 pub mod transaction;

@@ -182,7 +182,8 @@ impl OpenedFile {
     /// # Errors
     /// `damaged`, `key_unavailable`.
     pub fn check_readable(&self) -> Result<()> {
-        self.segments.iter().try_for_each(|segment| self.files.decoder(&self.doc.tenant, segment).map(drop))
+        let mut read = self.segments.iter().filter(|segment| segment.len > 0);
+        read.try_for_each(|segment| self.files.decoder(&self.doc.tenant, segment).map(drop))
     }
 
     /// The content as it is stored compressed, where it is one segment of that codec.

@@ -84,6 +84,7 @@ fn indexes() -> Vec<Index> {
             partial: Some(doc! { "state": State::Live.name(), "sha256": { "$exists": true } }),
             ..index(BLOBS, doc! { "scope": 1, "sha256": 1 })
         },
+        index(SEGMENTS, doc! { "enc.kid": 1, "_id": 1 }),
         index(BLOBS, doc! { "state": 1, "lease": 1 }),
         index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }),
         index(USAGE_ENTRIES, doc! { "tenant": 1 }),

@@ -49,7 +49,22 @@ pub struct WrapDoc {
     kid: String,
     salt: Binary,
     commit: Binary,
-    ct: Binary,
+    pub(super) ct: Binary,
+}
+
+impl WrapDoc {
+    /// The name of the wrapping key; empty where a client holds it.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// Who holds the wrapping key.
+    ///
+    /// # Errors
+    /// [`FormatError::WrapRecord`] for a name no writer makes.
+    pub fn mode(&self) -> Result<WrapMode, FormatError> {
+        WrapMode::try_from(self.mode.as_str())
+    }
 }
 
 impl WrapDoc {
@@ -84,7 +99,7 @@ impl TryFrom<&WrapDoc> for WrappedKey {
         let fixed = |field: &Binary| <[u8; 32]>::try_from(field.bytes.as_slice()).map_err(|_| FormatError::WrapRecord);
         Ok(Self {
             v: doc.v,
-            mode: WrapMode::try_from(doc.mode.as_str())?,
+            mode: doc.mode()?,
             kid: doc.kid.clone(),
             salt: fixed(&doc.salt)?,
             commit: fixed(&doc.commit)?,

@@ -22,6 +22,7 @@ mod quota;
 mod ranges;
 mod real_files;
 mod retention;
+mod rotation;
 mod space;
 mod starting;
 mod support;

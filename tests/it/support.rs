@@ -6,6 +6,7 @@ pub mod mongod;
 pub mod openapi;
 pub mod own_mongod;
 pub mod profiler;
+pub mod program;
 pub mod requests;
 pub mod store;
 pub mod wire;

@@ -48,13 +48,14 @@ const ARROWS: [(&str, &[&str]); 20] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 15] = [
+const CRATES: [(&str, &[&str]); 16] = [
     ("mongodb", &["store", "mongod"]),
     ("axum", &["http"]),
     ("tower_http", &["http"]),
     ("hyper_util", &["http"]),
     ("multer", &["http"]),
     ("clap", &["cli"]),
+    ("indicatif", &["cli"]),
     ("infer", &["content"]),
     ("mime_guess", &["content"]),
     ("aws_lc_rs", &["format"]),

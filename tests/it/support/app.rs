@@ -36,21 +36,17 @@ impl TestApp {
 
     /// A gateway with changed settings.
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let database = format!("test_{}_{number}", std::process::id());
-        Self::start_on(database, change).await
+        Self::start_on(new_database(), change).await
+    }
+
+    /// A gateway with a keyring of its own, on a database that may be in use already.
+    pub async fn start_with_ring(database: &str, ring: &str) -> Self {
+        Self::start_on(database.to_owned(), |settings| settings.keys.master_key = secret(ring)).await
     }
 
     /// A gateway on a database that may be in use already.
     pub async fn start_on(database: String, change: impl FnOnce(&mut Settings)) -> Self {
-        let flags = [
-            ("database.uri", mongod::uri().to_owned()),
-            ("database.name", database.clone()),
-            ("auth.admin_key", ADMIN_KEY.to_owned()),
-            ("keys.master_key", MASTER_KEY.to_owned()),
-            ("server.listen", "127.0.0.1:0".to_owned()),
-        ];
-        let mut settings = Settings::load(None, &flags).unwrap();
+        let mut settings = settings_for(&database);
         change(&mut settings);
         let app = app::App::open(&settings).await.unwrap();
         let listener = TcpListener::bind(&settings.server.listen).await.unwrap();
@@ -100,6 +96,11 @@ impl TestApp {
         response.bytes().await.unwrap().to_vec()
     }
 
+    /// The status of asking for a file's content.
+    pub async fn content_status(&self, file: &Value) -> u16 {
+        self.get(&content_path(file)).send().await.unwrap().status().as_u16()
+    }
+
     /// A half-open range of a file's content.
     pub async fn range(&self, file: &Value, range: std::ops::Range<u64>) -> Vec<u8> {
         let header = format!("bytes={}-{}", range.start, range.end - 1);
@@ -128,6 +129,28 @@ impl Drop for TestApp {
         });
         dropping.join().unwrap();
     }
+}
+
+/// The settings of a test gateway.
+pub fn settings_for(database: &str) -> Settings {
+    let flags = [
+        ("database.uri", mongod::uri().to_owned()),
+        ("database.name", database.to_owned()),
+        ("auth.admin_key", ADMIN_KEY.to_owned()),
+        ("keys.master_key", MASTER_KEY.to_owned()),
+        ("server.listen", "127.0.0.1:0".to_owned()),
+    ];
+    Settings::load(None, &flags).unwrap()
+}
+
+/// A setting that is not shown.
+pub fn secret(text: &str) -> gridgate::secret::Secret {
+    serde_json::from_value(text.into()).unwrap()
+}
+
+/// A database name that no other test has.
+pub fn new_database() -> String {
+    format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Where a file's content is.
