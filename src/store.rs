@@ -18,6 +18,7 @@ pub mod registry;
 pub mod rekey;
 pub mod schema;
 pub mod segments;
+pub mod shred;
 pub mod transaction;
 pub mod usage;
 pub mod vitals;

@@ -10,7 +10,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::access::{Action, Principal, permit};
 use super::{Files, Result};
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::format::digest::Sha256Digest;
 use crate::format::key_wrap::{WrapBinding, WrappedKey};
 use crate::format::manifest::{Manifest, ManifestSegment, Protection};
@@ -60,7 +60,14 @@ impl Files {
     /// `forbidden`, `file_not_found`, `damaged` when the manifest does not verify.
     pub async fn open(&self, principal: &Principal, file: Id) -> Result<OpenedFile> {
         let doc = self.head(principal, file).await?;
-        self.open_doc(doc).await
+        match self.open_doc(doc).await {
+            Err(error) if error.code == ErrorCode::Damaged => {
+                // Between two reads a delete takes the keys away: then the file is gone, not damaged.
+                self.find(principal, file).await?;
+                Err(error)
+            }
+            opened => opened,
+        }
     }
 
     /// Opens the file of a registry document.

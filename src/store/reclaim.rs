@@ -24,7 +24,7 @@ impl Store {
             return Ok(false);
         }
         let unchanged = doc! { "_id": blob, "state": State::Live.name(), "gen": found.generation };
-        Ok(blobs.update_one(unchanged, condemned(now)).await?.modified_count == 1)
+        self.condemn_and_shred(blob, unchanged, condemned(now)).await
     }
 
     /// Condemns pending blobs whose writers let their lease run out, in the database's time.

@@ -23,6 +23,7 @@ mod ranges;
 mod real_files;
 mod retention;
 mod rotation;
+mod shredding;
 mod space;
 mod starting;
 mod support;
