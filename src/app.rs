@@ -176,6 +176,7 @@ pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
         files,
         public_url: public_url.unwrap_or(url).into(),
         body_idle: Duration::from_secs(settings.server.body_idle_secs),
+        allows_insecure_keys: settings.server.allow_insecure_customer_keys,
     }
 }
 

@@ -113,6 +113,10 @@ fn check_types(path: &str, default: &ValueKind, given: &ValueKind, origin: Origi
             ("a whole number", number.parse::<i64>().is_ok())
         }
         (ValueKind::I64(_), given) => ("a whole number", matches!(given, ValueKind::I64(_) | ValueKind::U64(_))),
+        (ValueKind::Boolean(_), ValueKind::String(flag)) if origin == Origin::Environment => {
+            ("true or false", flag.parse::<bool>().is_ok())
+        }
+        (ValueKind::Boolean(_), given) => ("true or false", matches!(given, ValueKind::Boolean(_))),
         (ValueKind::String(_), ValueKind::Table(_) | ValueKind::Array(_)) => ("a text", false),
         (ValueKind::String(_), given) => ("a text", matches!(given, ValueKind::String(_))),
         _ => return Ok(()),

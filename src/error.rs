@@ -19,8 +19,11 @@ pub enum ErrorCode {
     BadRequest,
     BadHeader,
     InvalidId,
+    KeyRequired,
+    InsecureTransport,
     Unauthenticated,
     Forbidden,
+    KeyMismatch,
     FileNotFound,
     RouteNotFound,
     MethodNotAllowed,
@@ -60,12 +63,15 @@ pub struct ErrorRow {
 
 impl ErrorCode {
     /// Every code, in the table's order.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::BadRequest,
         Self::BadHeader,
         Self::InvalidId,
+        Self::KeyRequired,
+        Self::InsecureTransport,
         Self::Unauthenticated,
         Self::Forbidden,
+        Self::KeyMismatch,
         Self::FileNotFound,
         Self::RouteNotFound,
         Self::MethodNotAllowed,
@@ -99,8 +105,11 @@ impl ErrorCode {
             Self::BadRequest           => row("bad_request",            400, false, true,  "The request is malformed"),
             Self::BadHeader            => row("bad_header",             400, false, true,  "A header is malformed"),
             Self::InvalidId            => row("invalid_id",             400, false, true,  "The identifier is malformed"),
+            Self::KeyRequired          => row("key_required",           400, false, true,  "The client's encryption key is needed"),
+            Self::InsecureTransport    => row("insecure_transport",     400, false, true,  "A key must not be sent over this connection"),
             Self::Unauthenticated      => row("unauthenticated",        401, false, true,  "A valid credential is needed"),
             Self::Forbidden            => row("forbidden",              403, false, true,  "The credential does not allow this"),
+            Self::KeyMismatch          => row("key_mismatch",           403, false, true,  "The encryption key is another one"),
             Self::FileNotFound         => row("file_not_found",         404, false, true,  "There is no such file"),
             Self::RouteNotFound        => row("route_not_found",        404, false, true,  "There is no such path"),
             Self::MethodNotAllowed     => row("method_not_allowed",     405, false, true,  "The path does not offer this method"),

@@ -13,6 +13,7 @@ pub mod json;
 pub mod list;
 pub mod open;
 pub mod options;
+pub mod protection;
 pub mod publish;
 pub mod put;
 pub mod quota;
@@ -28,7 +29,6 @@ use serde::Deserialize;
 use crate::clock::Clock;
 use crate::content::Routing;
 use crate::error::{Error, Result};
-use crate::format::digest::{Sha256Digest, open_digest};
 use crate::keyring::{KeyRing, Roots};
 use crate::store::registry::FileDoc;
 use crate::store::{DateTime, Id, Store};
@@ -134,21 +134,6 @@ impl Files {
     async fn find(&self, principal: &Principal, file: Id) -> Result<FileDoc> {
         let found = self.store.find_file(&principal.tenant, file, self.now()).await;
         found.map_err(|e| e.doing("look the file up"))?.ok_or_else(Error::file_not_found)
-    }
-
-    /// The SHA-256 of a file's plaintext.
-    ///
-    /// # Errors
-    /// `damaged` when its record does not open.
-    pub fn digest(&self, file: &FileDoc) -> Result<Sha256Digest> {
-        let record = &file.content.digest.bytes;
-        let digest = match file.content.mode {
-            None => <[u8; 32]>::try_from(record.as_slice()).map(Sha256Digest).map_err(|error| error.to_string()),
-            Some(_) => {
-                open_digest(record, &self.keys.roots.digest, &file.blob.bytes()).map_err(|error| error.to_string())
-            }
-        };
-        digest.map_err(|error| Error::damaged("read the file's digest", error))
     }
 
     /// The strong entity tag of a file's content: changes with the version, not with metadata.

@@ -8,6 +8,7 @@ pub mod body;
 pub mod conditional;
 pub mod content;
 pub mod cursor;
+pub mod customer_key;
 pub mod digests;
 pub mod disposition;
 pub mod files;
@@ -51,6 +52,8 @@ pub struct ServerSettings {
     pub body_idle_secs: u64,
     /// Open connections, 1 to 100,000.
     pub max_connections: u32,
+    /// Take keys of clients over a network without TLS, too.
+    pub allow_insecure_customer_keys: bool,
 }
 
 impl ServerSettings {
@@ -85,6 +88,8 @@ pub struct AppState {
     pub public_url: Arc<str>,
     /// How long a body may stand still.
     pub body_idle: Duration,
+    /// Whether clients' keys are taken over a network without TLS.
+    pub allows_insecure_keys: bool,
 }
 
 /// Compresses long texts that are made on the spot, for clients that accept it. Never content,

@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use super::access::{Principal, Scope};
-use super::describe::{Description, Stored};
+use super::describe::{Description, PlainFacts, Stored};
 use super::options::PutOptions;
 use super::{Files, Result};
 use crate::content::sniff::{SNIFF_LEN, sniff};
@@ -137,7 +137,8 @@ impl Files {
         let segment =
             SegmentDoc { files_id: Some(grid.files_id.clone()), ..segment.map_err(|e| e.doing("adopt the file"))? };
         let pending = Pending { blob, segment, lease: self.settings.lease() };
-        Ok(Stored { pending, end, plain_len, stored_len: plain_len, sha256, chunks: WrittenChunks::Adopted })
+        let plain = PlainFacts { sha256, customer: None };
+        Ok(Stored { pending, end, plain_len, stored_len: plain_len, plain, chunks: WrittenChunks::Adopted })
     }
 
     fn source(&self, grid: &GridFile) -> FrameSource<crate::pipeline::BodyStream> {

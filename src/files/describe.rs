@@ -4,12 +4,13 @@
 use super::access::Principal;
 use super::open::manifest_line;
 use super::options::PutOptions;
+use super::protection::{CustomerKeys, protection};
 use super::{Files, Result};
 use crate::content::ContentKind;
 use crate::content::sniff::Sniffed;
 use crate::error::Error;
-use crate::format::digest::{Sha256Digest, seal_digest};
-use crate::format::manifest::{Manifest, ManifestSegment};
+use crate::format::digest::Sha256Digest;
+use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::segment::{FORMAT_VERSION, SegmentEnd};
 use crate::store::blobs::BlobDoc;
 use crate::store::gridfs::write::WrittenChunks;
@@ -29,10 +30,26 @@ pub(super) struct Stored {
     pub plain_len: u64,
     /// Bytes in GridFS.
     pub stored_len: u64,
-    /// Of the plaintext.
-    pub sha256: Sha256Digest,
+    /// What is known of the plaintext.
+    pub plain: PlainFacts,
     /// Their chunks.
     pub chunks: WrittenChunks,
+}
+
+/// What is known of content while it is stored, and is not all kept.
+pub(super) struct PlainFacts {
+    /// Of the plaintext.
+    pub sha256: Sha256Digest,
+    /// Where the client holds the key.
+    pub customer: Option<CustomerKeys>,
+}
+
+impl PlainFacts {
+    /// Stands for the content where requests are compared; with a client's key, for both.
+    pub(super) fn likeness(&self) -> [u8; 32] {
+        let sha256 = self.sha256.0;
+        self.customer.as_ref().map_or(sha256, |keys| keys.sent.mac(&[b"gridgate/likeness/v1", &sha256]))
+    }
 }
 
 /// What is said about the bytes.
@@ -68,13 +85,14 @@ impl Description {
 }
 
 impl Files {
-    /// The rows as they are once the bytes are complete. Content that another program stored is not
-    /// shared: its bytes are not where and how ours would be.
+    /// The rows as they are once the bytes are complete. Not shared, so without a look-up value, is what a
+    /// client's key locks, and what another program stored: its bytes are not where and how ours would be.
     pub(super) fn live_rows(&self, tenant: &str, stored: &Stored) -> Result<(BlobDoc, SegmentDoc)> {
         let number = |n| i64::try_from(n).map_err(|error| Error::internal("store a length", error));
-        let look_up = self.keys.roots.dedup.mac(&[tenant.as_bytes(), b"\0", &stored.sha256.0]);
+        let look_up = self.keys.roots.dedup.mac(&[tenant.as_bytes(), b"\0", &stored.plain.sha256.0]);
+        let is_shared = stored.plain.customer.is_none() && !matches!(stored.chunks, WrittenChunks::Adopted);
         let blob = BlobDoc {
-            sha256: (!matches!(stored.chunks, WrittenChunks::Adopted)).then(|| binary(look_up)),
+            sha256: is_shared.then(|| binary(look_up)),
             size: number(stored.plain_len)?,
             state: State::Live,
             generation: 1,
@@ -96,7 +114,7 @@ impl Files {
         &self,
         principal: &Principal,
         segments: &[SegmentDoc],
-        sha256: Sha256Digest,
+        plain: &PlainFacts,
         said: &Description,
     ) -> Result<FileDoc> {
         let first = segments.first().ok_or_else(|| Error::damaged("describe the file", "it has no segment"))?;
@@ -109,7 +127,7 @@ impl Files {
             tenant: principal.tenant.clone(),
             owner: principal.actor.clone(),
             blob: first.blob,
-            content: self.content_doc(&principal.tenant, first, segments, sha256, &file_id.bytes())?,
+            content: self.content_doc(&principal.tenant, first, segments, plain, &file_id.bytes())?,
             name: said.name.clone(),
             description: options.description.clone(),
             tags: options.tags.clone(),
@@ -138,21 +156,19 @@ impl Files {
         tenant: &str,
         first: &SegmentDoc,
         segments: &[SegmentDoc],
-        sha256: Sha256Digest,
+        plain: &PlainFacts,
         file_id: &[u8; 12],
     ) -> Result<ContentDoc> {
+        let protection = protection(first)?;
+        let digest = self.digest_record(plain.sha256, first.blob, protection, plain.customer.as_ref());
         let lines: Vec<ManifestSegment> = segments.iter().map(manifest_line).collect::<Result<_>>()?;
         let manifest = Manifest {
             tenant,
             file_id,
             version: 1,
             plain_len: lines.iter().map(|line| line.plain_len).sum(),
-            sha256,
+            sha256: digest.bound,
             segments: &lines,
-        };
-        let digest = match &first.enc {
-            Some(_) => seal_digest(sha256, &self.keys.roots.digest, &first.blob.bytes()),
-            None => sha256.0.to_vec(),
         };
         Ok(ContentDoc {
             size: segments.iter().map(|segment| segment.len).sum(),
@@ -160,9 +176,9 @@ impl Files {
             bucket: first.bucket.clone(),
             codec: first.codec.clone(),
             level: first.level,
-            mode: first.enc.as_ref().map(|_| "managed".to_owned()),
-            kid: first.enc.as_ref().map(|enc| enc.kid().to_owned()),
-            digest: binary(digest),
+            mode: protection.mode().map(str::to_owned),
+            kid: first.enc.as_ref().filter(|_| protection == Protection::Managed).map(|enc| enc.kid().to_owned()),
+            digest: binary(digest.bytes),
             mac: binary(manifest.mac(&self.keys.roots.manifest)),
         })
     }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::access::{Action, Principal, permit};
+use super::protection::{KEY_HEADER, protection};
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
-use crate::format::digest::Sha256Digest;
-use crate::format::key_wrap::{WrapBinding, WrappedKey};
+use crate::format::digest::{Sha256Digest, open_digest};
+use crate::format::key::Key;
 use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::seal::{SegmentHeader, SegmentKey};
 use crate::format::segment::{Codec, SegmentDecoder, SegmentFacts};
@@ -30,9 +31,11 @@ pub struct OpenedFile {
     pub doc: FileDoc,
     /// Plaintext bytes.
     pub plain_len: u64,
-    /// Of the plaintext.
-    pub sha256: Sha256Digest,
+    /// Of the plaintext; none while a client's key is needed to know it.
+    pub sha256: Option<Sha256Digest>,
     segments: Arc<[SegmentDoc]>,
+    /// The client's key, where it opens the content.
+    customer_key: Option<Key>,
 }
 
 /// A file's content as it is stored compressed.
@@ -54,20 +57,22 @@ impl Files {
         self.find(principal, file).await
     }
 
-    /// Opens a file for reading.
+    /// Opens a file for reading, with the key that the client sent, if it did.
     ///
     /// # Errors
-    /// `forbidden`, `file_not_found`, `damaged` when the manifest does not verify.
-    pub async fn open(&self, principal: &Principal, file: Id) -> Result<OpenedFile> {
+    /// `forbidden`, `file_not_found`, `damaged` when the manifest does not verify; `key_required`,
+    /// `key_mismatch`, and `bad_header` for a key that nothing needs.
+    pub async fn open(&self, principal: &Principal, file: Id, customer_key: Option<Key>) -> Result<OpenedFile> {
         let doc = self.head(principal, file).await?;
-        match self.open_doc(doc).await {
+        let opened = match self.open_doc(doc).await {
             Err(error) if error.code == ErrorCode::Damaged => {
                 // Between two reads a delete takes the keys away: then the file is gone, not damaged.
                 self.find(principal, file).await?;
-                Err(error)
+                return Err(error);
             }
-            opened => opened,
-        }
+            opened => opened?,
+        };
+        opened.unlock(customer_key)
     }
 
     /// Opens the file of a registry document.
@@ -85,6 +90,8 @@ impl Files {
     /// `damaged` when they do not.
     pub fn assemble(&self, doc: FileDoc, segments: Vec<SegmentDoc>) -> Result<OpenedFile> {
         let sha256 = self.digest(&doc)?;
+        // The gateway cannot open the digest under a client's key: its record is what the manifest binds.
+        let bound = sha256.unwrap_or_else(|| Sha256Digest::of(&doc.content.digest.bytes));
         let plain_len = number(doc.content.size)?;
         let mut lines = Vec::with_capacity(segments.len());
         let mut end = 0;
@@ -100,7 +107,7 @@ impl Files {
             file_id: &doc.file.bytes(),
             version: number(doc.version)?,
             plain_len,
-            sha256,
+            sha256: bound,
             segments: &lines,
         };
         let verified = manifest.verify(&self.keys.roots.manifest, &doc.content.mac.bytes);
@@ -108,20 +115,18 @@ impl Files {
         if end != doc.content.size {
             return Err(Error::damaged("open the file", "the segments do not make up the file"));
         }
-        Ok(OpenedFile { files: self.clone(), doc, plain_len, sha256, segments: segments.into() })
+        Ok(OpenedFile { files: self.clone(), doc, plain_len, sha256, segments: segments.into(), customer_key: None })
     }
 
-    fn decoder(&self, tenant: &str, segment: &SegmentDoc) -> Result<SegmentDecoder> {
+    fn decoder(&self, tenant: &str, segment: &SegmentDoc, customer_key: Option<&Key>) -> Result<SegmentDecoder> {
         let fail = |error| Error::damaged("open a segment", error);
         let damaged = |error: StoreError| error.doing("open a segment");
         let codec = segment.codec().map_err(damaged)?;
         let frame_len = u32::try_from(segment.frame_len).map_err(|error| Error::damaged("open a segment", error))?;
         let key = match (&segment.enc, &segment.salt) {
             (None, None) => None,
-            (Some(enc), Some(salt)) => {
-                let record = WrappedKey::try_from(enc).map_err(fail)?;
-                let binding = WrapBinding { tenant, id: &segment.id.bytes() };
-                let data_key = self.keys.ring.unwrap(&record, binding)?;
+            (Some(_), Some(salt)) => {
+                let data_key = self.data_key(tenant, segment, customer_key)?;
                 let header = SegmentHeader {
                     family: codec.family(),
                     frame_log2: frame_len.trailing_zeros() as u8,
@@ -156,6 +161,28 @@ impl Files {
 }
 
 impl OpenedFile {
+    /// Takes the client's key, which must open the content if it is needed and not be there if it is not.
+    fn unlock(mut self, key: Option<Key>) -> Result<Self> {
+        let [first, ..] = self.segments.as_ref() else { return Err(Error::damaged("open the file", "no segment")) };
+        match (protection(first)?, key) {
+            (Protection::Plain | Protection::Managed, Some(_)) => {
+                Err(Error::bad_header(KEY_HEADER, "The content is not encrypted with a key of the client."))
+            }
+            (Protection::Plain | Protection::Managed, None) => Ok(self),
+            (Protection::Customer, key) => {
+                let data_key = self.files.data_key(&self.doc.tenant, first, key.as_ref())?;
+                let digest = open_digest(&self.doc.content.digest.bytes, &data_key, &self.doc.blob.bytes());
+                self.sha256 = Some(digest.map_err(|error| Error::damaged("read the file's digest", error))?);
+                self.customer_key = key;
+                Ok(self)
+            }
+        }
+    }
+
+    fn decoder(&self, segment: &SegmentDoc) -> Result<SegmentDecoder> {
+        self.files.decoder(&self.doc.tenant, segment, self.customer_key.as_ref())
+    }
+
     /// Streams a plaintext range, reading only the frames that hold it.
     ///
     /// The first frame is verified before this returns, so that damage there is an answer and not
@@ -172,12 +199,12 @@ impl OpenedFile {
                 parts.push((segment.clone(), wanted));
             }
         }
-        let (files, tenant) = (self.files.clone(), self.doc.tenant.clone());
+        let file = self.clone();
         let whole = stream::iter(parts.into_iter().map(Ok))
             .and_then(move |(segment, wanted)| {
-                let opened = files
-                    .decoder(&tenant, &segment)
-                    .and_then(|decoder| files.stream_segment(&segment, Arc::new(decoder), Wanted::Plain(wanted)));
+                let opened = file
+                    .decoder(&segment)
+                    .and_then(|decoder| file.files.stream_segment(&segment, Arc::new(decoder), Wanted::Plain(wanted)));
                 std::future::ready(opened)
             })
             .try_flatten();
@@ -190,7 +217,7 @@ impl OpenedFile {
     /// `damaged`, `key_unavailable`.
     pub fn check_readable(&self) -> Result<()> {
         let mut read = self.segments.iter().filter(|segment| segment.len > 0);
-        read.try_for_each(|segment| self.files.decoder(&self.doc.tenant, segment).map(drop))
+        read.try_for_each(|segment| self.decoder(segment).map(drop))
     }
 
     /// The content as it is stored compressed, where it is one segment of that codec.
@@ -203,7 +230,7 @@ impl OpenedFile {
         if codec == Codec::Identity {
             return Ok(None);
         }
-        let decoder = Arc::new(self.files.decoder(&self.doc.tenant, segment)?);
+        let decoder = Arc::new(self.decoder(segment)?);
         Ok(Some(EncodedContent { codec, encoded_len: decoder.encoded_len(), decoder }))
     }
 
@@ -232,7 +259,7 @@ pub(super) fn manifest_line(segment: &SegmentDoc) -> Result<ManifestSegment> {
         id: segment.id.bytes(),
         plain_len: number(segment.len)?,
         commitment: commitment.map_err(|error| Error::damaged("open the file", error))?,
-        protection: if segment.enc.is_some() { Protection::Managed } else { Protection::Plain },
+        protection: protection(segment)?,
     })
 }
 

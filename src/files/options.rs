@@ -6,6 +6,7 @@ use time::format_description::well_known::Rfc3339;
 use super::custom;
 use super::json::parse_unique;
 use crate::error::Error;
+use crate::format::manifest::Protection;
 use crate::store::{DateTime, Document};
 
 /// Bytes of a name.
@@ -75,7 +76,7 @@ pub struct PutOptions {
     pub retention: Retention,
     pub compress: Compress,
     /// None: as the bucket's policy says.
-    pub encrypt: Option<bool>,
+    pub encrypt: Option<Protection>,
     pub custom: Document,
 }
 
@@ -206,11 +207,12 @@ fn compress(value: &str) -> Result<Compress, Error> {
     }
 }
 
-fn encrypt(value: &str) -> Result<bool, Error> {
+fn encrypt(value: &str) -> Result<Protection, Error> {
     match value {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err(Error::bad_request("encrypt", "encrypt is not true or false.")),
+        "true" => Ok(Protection::Managed),
+        "false" => Ok(Protection::Plain),
+        "customer" => Ok(Protection::Customer),
+        _ => Err(Error::bad_request("encrypt", "encrypt is not true, false or customer.")),
     }
 }
 

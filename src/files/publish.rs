@@ -2,7 +2,7 @@
 //! same content stored the same way, of a further name for that.
 
 use super::access::Principal;
-use super::describe::{Description, Stored, later};
+use super::describe::{Description, PlainFacts, Stored, later};
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
 use crate::format::digest::Sha256Digest;
@@ -43,7 +43,7 @@ impl Files {
     /// `idempotency_conflict`, `unavailable`; nothing is visible then.
     pub(super) async fn publish(&self, principal: &Principal, stored: Stored, said: &Description) -> Result<Put> {
         let (blob, segment) = self.live_rows(&principal.tenant, &stored)?;
-        let entry = self.entry(principal, std::slice::from_ref(&segment), stored.sha256, said)?;
+        let entry = self.entry(principal, std::slice::from_ref(&segment), &stored.plain, said)?;
         let mut commit = Commit {
             files: FilesDocument {
                 file: segment.grid_file().map_err(|e| e.doing(PUBLISHING))?,
@@ -66,7 +66,7 @@ impl Files {
                 Err(StoreError::Taken) => {}
                 Err(error) => return self.repeat_answer(principal, &commit.entry, error).await,
             }
-            match self.share(principal, &commit.blob, stored.sha256, said).await? {
+            match self.share(principal, &commit.blob, &stored.plain, said).await? {
                 Sharing::Done(put) => return Ok(put),
                 Sharing::Gone => {}
                 Sharing::Unreadable => commit.blob.sha256 = None,
@@ -80,13 +80,13 @@ impl Files {
         &self,
         principal: &Principal,
         blob: &BlobDoc,
-        sha256: Sha256Digest,
+        plain: &PlainFacts,
         said: &Description,
     ) -> Result<Sharing> {
         let fail = |error: StoreError| error.doing(PUBLISHING);
         let Some(same) = self.store.find_same(blob).await.map_err(fail)? else { return Ok(Sharing::Gone) };
         let segments = self.store.find_segments(same.id).await.map_err(fail)?;
-        let entry = match self.readable_entry(principal, &same, segments, sha256, said).await {
+        let entry = match self.readable_entry(principal, &same, segments, plain, said).await {
             Err(error) if matches!(error.code, ErrorCode::Damaged | ErrorCode::KeyUnavailable) => {
                 tracing::error!(blob = %same.id, %error, cause = ?error.cause, "content that cannot be read is not shared");
                 return Ok(Sharing::Unreadable);
@@ -106,13 +106,13 @@ impl Files {
         principal: &Principal,
         same: &BlobDoc,
         segments: Vec<SegmentDoc>,
-        sha256: Sha256Digest,
+        plain: &PlainFacts,
         said: &Description,
     ) -> Result<Entry> {
         if segments.is_empty() {
             return Err(Error::damaged("share the content", "it has no segment"));
         }
-        let mut entry = self.entry(principal, &segments, sha256, said)?;
+        let mut entry = self.entry(principal, &segments, plain, said)?;
         entry.file.deduplicated = true;
         if entry.file.content.size != same.size {
             return Err(Error::damaged("share the content", "its segments are not as long as it is"));
@@ -132,13 +132,13 @@ impl Files {
         &self,
         principal: &Principal,
         segments: &[SegmentDoc],
-        sha256: Sha256Digest,
+        plain: &PlainFacts,
         said: &Description,
     ) -> Result<Entry> {
-        let file = self.file_doc(principal, segments, sha256, said)?;
+        let file = self.file_doc(principal, segments, plain, said)?;
         let idempotency = said.idempotency_key.as_deref().map(|key| IdempotencyDoc {
             id: idempotency_id(principal, key),
-            fingerprint: binary(self.fingerprint(&file, sha256)),
+            fingerprint: binary(self.fingerprint(&file, plain)),
             file: file.file,
             purge_at: later(self.now(), self.settings.idempotency_secs),
         });
@@ -179,7 +179,7 @@ impl Files {
 
     /// A keyed hash of the content and of what is said about it, so that a key used twice for
     /// different requests is noticed. Times that follow from the request's own moment are left out.
-    fn fingerprint(&self, file: &FileDoc, sha256: Sha256Digest) -> [u8; 32] {
+    fn fingerprint(&self, file: &FileDoc, plain: &PlainFacts) -> [u8; 32] {
         let said = doc! {
             "name": &file.name,
             "folder": &file.folder,
@@ -195,7 +195,7 @@ impl Files {
             "codec": &file.content.codec,
             "mode": file.content.mode.clone(),
         };
-        self.keys.roots.dedup.mac(&[b"idempotency", &sha256.0, said.to_string().as_bytes()])
+        self.keys.roots.dedup.mac(&[b"idempotency", &plain.likeness(), said.to_string().as_bytes()])
     }
 }
 

@@ -10,18 +10,20 @@ use futures::StreamExt;
 use sha2::{Digest, Sha512};
 
 use super::access::{Action, Principal, permit};
-use super::describe::{Description, Stored};
+use super::describe::{Description, PlainFacts, Stored};
 use super::options::{Compress, PutOptions};
+use super::protection::{self, CustomerKeys, wished};
 use super::publish::Put;
 use super::quota::Room;
 use super::{Files, Result};
+use crate::content::Route;
 use crate::content::sniff::{SNIFF_LEN, Sniffed, sniff};
-use crate::content::{EncryptionPolicy, Route};
 use crate::error::{Error, ErrorCode};
 use crate::format::compress::compress;
 use crate::format::digest::Sha256Digest;
 use crate::format::key::Key;
 use crate::format::key_wrap::{WrapBinding, WrappedKey};
+use crate::format::manifest::Protection;
 use crate::format::seal::{SegmentHeader, SegmentKey};
 use crate::format::segment::{Codec, Layout, SegmentEncoder, is_worthwhile};
 use crate::pipeline::encode::{Encoded, Encoding};
@@ -52,6 +54,8 @@ pub struct PutRequest {
     pub idempotency_key: Option<String>,
     /// For the audit.
     pub request_id: Option<String>,
+    /// The client's own key, for this request only.
+    pub customer_key: Option<Key>,
 }
 
 /// Digests a client announced (RFC 9530).
@@ -67,14 +71,15 @@ impl Files {
     /// Stores a body as a new file.
     ///
     /// # Errors
-    /// `forbidden`, `too_large`, `quota_exceeded`, `kind_not_accepted`, `checksum_mismatch`, `idempotency_conflict`,
-    /// `invalid` for options the bucket does not allow, the body's own errors, `unavailable`.
+    /// `forbidden`, `key_required`, `too_large`, `quota_exceeded`, `kind_not_accepted`,
+    /// `checksum_mismatch`, `idempotency_conflict`, `invalid` for options the bucket does not allow, the body's own errors, `unavailable`.
     /// In every case nothing of the upload is visible.
     ///
     /// # Cancel safety
     /// Dropping the future does not stop the upload; ending the body does.
-    pub async fn put(&self, principal: Principal, request: PutRequest, body: BodyStream) -> Result<Put> {
+    pub async fn put(&self, principal: Principal, mut request: PutRequest, body: BodyStream) -> Result<Put> {
         permit(&principal, Action::Write)?;
+        request.options.encrypt = wished(request.options.encrypt, request.customer_key.as_ref())?;
         let files = self.clone();
         let running = tokio::spawn(async move { files.run_put(principal, request, body).await });
         running.await.map_err(|error| Error::internal("store the file", error))?
@@ -101,7 +106,7 @@ impl Files {
         let mut room = self.take_room(&principal.tenant, request.announced_len).await?;
         let outcome = async {
             let stored = self.write(plan, source, request.announced_len, &mut room).await?;
-            check_digests(&request.digests, stored.sha256, &sha512)?;
+            check_digests(&request.digests, stored.plain.sha256, &sha512)?;
             self.settle_room(&mut room, stored.plain_len).await?;
             let said = Description {
                 name,
@@ -132,28 +137,31 @@ impl Files {
 
     /// Ids, keys and rows of the segment to be written.
     fn plan(&self, principal: &Principal, request: &PutRequest, route: Route<'_>, codec: Codec) -> Result<Plan> {
-        let is_sealed = is_encrypted(route.settings.encryption, request.options.encrypt)?;
+        let protection = protection::choose(route.settings.encryption, request.options.encrypt)?;
+        let is_sealed = protection != Protection::Plain;
         let (segment_id, blob_id) = (new_id(), new_id());
         let chunk_size = route.settings.chunk_size(request.announced_len);
         let stores_as_is = codec == Codec::Identity && !is_sealed;
         let frame_len = if stores_as_is { chunk_size } else { route.settings.frame_len() };
         let layout = Layout { codec, level: route.settings.level_of(codec), frame_len };
-        let sealing = is_sealed.then(|| self.seal(&principal.tenant, segment_id, layout));
-        let (key, salt, enc) = sealing.map_or((None, None, None), |s| (Some(s.key), Some(s.salt), Some(s.wrapped)));
-        let domain = if is_sealed { "managed" } else { "plain" };
+        let sent = request.customer_key.as_ref();
+        let sealing = is_sealed.then(|| self.seal(&principal.tenant, segment_id, layout, sent));
+        let (salt, enc) = sealing.as_ref().map_or((None, None), |s| (Some(s.salt), Some(&s.wrapped)));
+        let domain = protection.mode().unwrap_or("plain");
         let scope = format!("{}/{domain}/{}/{}", principal.tenant, route.bucket, codec.name());
         let segment = SegmentDoc::pending(segment_id, blob_id, route.bucket, chunk_size, layout);
         let segment = SegmentDoc {
             salt: salt.map(binary),
-            enc: enc.as_ref().map(WrapDoc::from),
+            enc: enc.map(WrapDoc::from),
             ..segment.map_err(|e| e.doing("plan the upload"))?
         };
         let pending = Pending { blob: BlobDoc::pending(blob_id, scope), segment, lease: self.settings.lease() };
         let limit = route.settings.max_bytes;
-        Ok(Plan { pending, encoder: SegmentEncoder::new(layout, key), limit })
+        let (key, customer) = sealing.map_or((None, None), |s| (Some(s.key), s.customer));
+        Ok(Plan { pending, encoder: SegmentEncoder::new(layout, key), customer, limit })
     }
 
-    fn seal(&self, tenant: &str, segment_id: Id, layout: Layout) -> Sealing {
+    fn seal(&self, tenant: &str, segment_id: Id, layout: Layout, sent: Option<&Key>) -> Sealing {
         let (data_key, salt) = (Key::new(random::bytes()), random::bytes());
         let header = SegmentHeader {
             family: layout.codec.family(),
@@ -161,8 +169,10 @@ impl Files {
             segment_id: segment_id.bytes(),
             salt,
         };
-        let wrapped = self.keys.ring.wrap(&data_key, WrapBinding { tenant, id: &segment_id.bytes() });
-        Sealing { key: SegmentKey::derive(&data_key, header, tenant), salt, wrapped }
+        let wrapped = self.wrap_data_key(&data_key, sent, WrapBinding { tenant, id: &segment_id.bytes() });
+        let key = SegmentKey::derive(&data_key, header, tenant);
+        let customer = sent.map(|sent| CustomerKeys { sent: sent.clone(), data: data_key });
+        Sealing { key, salt, wrapped, customer }
     }
 
     /// Encodes the body into chunks.
@@ -187,7 +197,8 @@ impl Files {
         };
         let stored_len = writer.stored_len();
         let chunks = writer.finish().await.map_err(|e| e.doing(STORING))?;
-        Ok(Stored { pending: plan.pending, end, plain_len, stored_len, sha256, chunks })
+        let plain = PlainFacts { sha256, customer: plan.customer };
+        Ok(Stored { pending: plan.pending, end, plain_len, stored_len, plain, chunks })
     }
 
     /// Pushes a whole segment: head, frames, tail.
@@ -236,6 +247,7 @@ impl Files {
 struct Plan {
     pending: Pending,
     encoder: SegmentEncoder,
+    customer: Option<CustomerKeys>,
     limit: u64,
 }
 
@@ -243,6 +255,7 @@ struct Sealing {
     key: SegmentKey,
     salt: [u8; 32],
     wrapped: WrappedKey,
+    customer: Option<CustomerKeys>,
 }
 
 const STORING: &str = "store the content";
@@ -276,17 +289,6 @@ async fn choose_codec(options: &PutOptions, route: &Route<'_>, source: &mut Fram
         tokio::task::spawn_blocking(move || is_worthwhile(sample.len(), compress(Codec::Zstd, 1, &sample).len()));
     let is_worth_it = probe.await.map_err(|error| Error::internal("probe the content", error))?;
     Ok(if is_worth_it { codec } else { Codec::Identity })
-}
-
-fn is_encrypted(policy: EncryptionPolicy, wish: Option<bool>) -> Result<bool> {
-    match (policy, wish) {
-        (EncryptionPolicy::Required, Some(false)) => {
-            Err(Error::invalid("encrypt", "Files of this type are always encrypted here."))
-        }
-        (EncryptionPolicy::Required, _) => Ok(true),
-        (EncryptionPolicy::On, wish) => Ok(wish.unwrap_or(true)),
-        (EncryptionPolicy::Off, wish) => Ok(wish.unwrap_or(false)),
-    }
 }
 
 fn check_digests(expected: &ExpectedDigests, sha256: Sha256Digest, sha512: &Sha512Tap) -> Result<()> {

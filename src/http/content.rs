@@ -13,10 +13,12 @@ use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LAST_MODIFIED, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::AppState;
 use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_holds};
+use super::customer_key::CustomerKey;
 use super::digests::repr_digest;
 use super::disposition::{Disposition, content_disposition, is_safe_inline};
 use super::files::FileIdPath;
@@ -38,13 +40,13 @@ pub async fn open(
     State(state): State<AppState>,
     principal: Principal,
     Extension(request_id): Extension<RequestId>,
-    method: Method,
+    CustomerKey(customer_key): CustomerKey,
     FileIdPath(id): FileIdPath,
-    headers: HeaderMap,
-    uri: Uri,
+    head: Parts,
 ) -> Result<Response, Error> {
+    let Parts { method, headers, uri, .. } = head;
     let disposition = wanted_disposition(&uri)?;
-    let file = state.files.open(&principal, id).await?;
+    let file = state.files.open(&principal, id, customer_key).await?;
     let encoded = negotiate(&file, &headers)?;
     let representation = Representation::new(&state, &file, disposition, encoded.as_ref())?;
     let validators = Validators { etag: &representation.etag, modified: representation.modified };
@@ -153,8 +155,8 @@ impl Representation {
         if let Some(content) = encoded {
             etag = format!("{etag}-{}", content.codec.name());
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(content.codec.name()));
-        } else {
-            headers.insert(REPR_DIGEST.clone(), value(&repr_digest(file.sha256))?);
+        } else if let Some(sha256) = file.sha256 {
+            headers.insert(REPR_DIGEST.clone(), value(&repr_digest(sha256))?);
         }
         if doc.content.codec != Codec::Identity.name() {
             headers.insert(VARY, HeaderValue::from_static("accept-encoding"));

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::AppState;
 use super::body::{announced_len, read_json_object, require_identity, require_json, stream_body};
+use super::customer_key::CustomerKey;
 use super::problem::RequestId;
 use super::{cursor, digests, disposition, form, query};
 use crate::content::ContentKind;
@@ -57,6 +58,7 @@ pub async fn put(
     State(state): State<AppState>,
     principal: Principal,
     Extension(request_id): Extension<RequestId>,
+    CustomerKey(customer_key): CustomerKey,
     request: Request,
 ) -> Result<Response, Error> {
     permit(&principal, Action::Write)?;
@@ -69,6 +71,7 @@ pub async fn put(
         options,
         idempotency_key: idempotency_key(&head.headers)?,
         request_id: Some(request_id.0.to_string()),
+        customer_key,
         ..PutRequest::default()
     };
     let body = match form::boundary(&head.headers)? {

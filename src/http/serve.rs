@@ -1,5 +1,6 @@
 //! The listener: accepts connections up to a cap, times their heads, and drains on request.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ use super::ServerSettings;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 type Request = http::Request<Incoming>;
 
+/// Where a request came from, as the operating system says; no header can change it.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
 /// Streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 
@@ -33,8 +38,8 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSetti
     let slots = Arc::new(Semaphore::new(settings.max_connections as usize));
     let (graceful, connections, cut) = (GracefulShutdown::new(), TaskTracker::new(), CancellationToken::new());
     let head_timeout = Duration::from_secs(settings.head_timeout_secs);
-    while let Some((stream, slot)) = accept(&listener, &slots, &stop).await {
-        let (service, first) = watch_first_request(router.clone());
+    while let Some((stream, peer, slot)) = accept(&listener, &slots, &stop).await {
+        let (service, first) = watch_first_request(router.clone(), peer);
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         let cut = cut.clone();
@@ -74,18 +79,18 @@ async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
     stop: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, Peer, OwnedSemaphorePermit)> {
     loop {
         let next = async {
             let slot = Arc::clone(slots).acquire_owned().await;
             (listener.accept().await, slot)
         };
         match stop.run_until_cancelled(next).await? {
-            (Ok((stream, _)), Ok(slot)) => {
+            (Ok((stream, peer)), Ok(slot)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(error = %error, "could not set TCP_NODELAY");
                 }
-                return Some((stream, slot));
+                return Some((stream, Peer(peer), slot));
             }
             (Err(error), _) => {
                 tracing::warn!(error = %error, "could not accept a connection");
@@ -96,14 +101,16 @@ async fn accept(
     }
 }
 
-/// The router as a connection's service, and a token that its first request cancels.
+/// The router as the service of a peer's connection, and a token that its first request cancels.
 fn watch_first_request(
     router: Router,
+    peer: Peer,
 ) -> (TowerToHyperService<MapRequest<Router, impl Fn(Request) -> Request + Clone>>, CancellationToken) {
     let first = CancellationToken::new();
     let seen = first.clone();
-    let watched = MapRequest::new(router, move |request: Request| {
+    let watched = MapRequest::new(router, move |mut request: Request| {
         seen.cancel();
+        request.extensions_mut().insert(peer);
         request
     });
     (TowerToHyperService::new(watched), first)

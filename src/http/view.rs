@@ -110,13 +110,14 @@ impl AppState {
         format!("{}/v1/files/{}", self.public_url, file.file.to_hex())
     }
 
-    /// The file as clients see it; without its digest where the digest's record does not open.
+    /// The file as clients see it; without its digest where the client's key is needed to
+    /// open it, or where it does not open.
     pub fn view(&self, file: FileDoc) -> FileView {
         let digest = self.files.digest(&file);
         let sha256 = digest.inspect_err(|error| {
             tracing::error!(file = %file.file, error = %error, cause = ?error.cause, "a digest does not open");
         });
-        let sha256 = sha256.ok().map(|digest| digest.to_string());
+        let sha256 = sha256.ok().flatten().map(|digest| digest.to_string());
         let url = self.file_url(&file);
         let content = &file.content;
         let compression = (content.codec != "identity").then(|| CompressionView {

@@ -67,13 +67,6 @@ impl WrapDoc {
     }
 }
 
-impl WrapDoc {
-    /// The name of the wrapping key.
-    pub fn kid(&self) -> &str {
-        &self.kid
-    }
-}
-
 /// Bytes as BSON binary of the generic subtype.
 pub fn binary(bytes: impl Into<Vec<u8>>) -> Binary {
     Binary { subtype: BinarySubtype::Generic, bytes: bytes.into() }

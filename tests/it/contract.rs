@@ -163,6 +163,7 @@ fn a_setting_that_cannot_be_used_is_named() {
         ("[server]\ndrain_secs = true", "server.drain_secs"),
         ("[server]\ndrain_secs = -1", "server.drain_secs"),
         ("[server]\nlisten = 8080", "server.listen"),
+        ("[server]\nallow_insecure_customer_keys = \"true\"", "server.allow_insecure_customer_keys"),
         ("[server]\nmax_connections = 9223372036854775807", "server.max_connections"),
         ("server = 1", "server"),
         ("[buckets.images]\ntypes = \"image/*\"", "buckets.images.types"),

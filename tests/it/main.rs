@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod abuse;
+mod at_rest;
 mod auth;
 mod conditional;
 mod contract;
+mod customer_keys;
 mod dedup;
 mod downloads;
 mod driver_streams;

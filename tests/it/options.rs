@@ -181,7 +181,6 @@ async fn a_value_that_is_none_is_refused_with_its_name_and_nothing_is_stored() {
         ("expiresAt", "4102444800"),
         ("compress", "brotli"),
         ("compress", "ZSTD"),
-        ("encrypt", "customer"),
         ("encrypt", "yes"),
         ("encrypt", ""),
         ("custom", ""),

@@ -6,7 +6,8 @@ use gridgate::store::{Document, doc};
 use serde_json::Value;
 use std::time::Duration;
 
-use crate::support::app::{ADMIN_KEY, TestApp, content_path, noise};
+use crate::support::app::{ADMIN_KEY, TestApp, content_path, noise, secret};
+use crate::support::own_mongod::OwnMongod;
 use crate::support::wire::Wire;
 
 async fn delete(app: &TestApp, file: &Value) -> u16 {
@@ -54,23 +55,21 @@ async fn an_expired_file_loses_its_key_with_the_sweep() {
     assert_eq!(count(&app, "segments", doc! { "enc": { "$exists": true } }).await, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_beside_a_delete_is_whole_or_finds_nothing() {
-    let app = TestApp::start().await;
-    let bytes = noise(3_000, 5);
-    let mut seen = [0, 0];
-    for _ in 0..40 {
-        let file = app.put("name=a&encrypt=true", "application/x-noise", bytes.clone()).await;
-        let read = async || {
-            let response = app.get(&content_path(&file)).send().await.unwrap();
-            (response.status().as_u16(), response.bytes().await.unwrap())
-        };
-        let (deleted, a, b, c) = tokio::join!(delete(&app, &file), read(), read(), read());
-        assert_eq!(deleted, 204);
-        for (status, body) in [a, b, c] {
-            assert!(status == 404 || status == 200 && body == bytes, "{status}");
-            seen[usize::from(status == 404)] += 1;
-        }
-    }
-    println!("{} reads were whole, {} found nothing", seen[0], seen[1]);
+/// The read has found the file and is held up before it finds the segments.
+#[tokio::test]
+async fn a_read_that_a_delete_overtakes_finds_nothing_and_no_damage() {
+    let own = OwnMongod::fallible().await;
+    let app = TestApp::start_with(|settings| settings.database.uri = secret(&own.uri())).await;
+    let file = app.put("name=a&encrypt=true", "application/x-noise", noise(3_000, 5)).await;
+    let held = doc! { "failCommands": ["find"], "namespace": format!("{}.segments", app.database),
+    "blockConnection": true, "blockTimeMS": 1500 };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": held };
+    own.client().await.database("admin").run_command(point).await.unwrap();
+    let (read, deleted) = tokio::join!(app.content_status(&file), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        delete(&app, &file).await
+    });
+    assert_eq!((read, deleted), (404, 204));
+    let segments = own.client().await.database(&app.database).collection::<Document>("segments");
+    assert_eq!(segments.count_documents(doc! { "enc": { "$exists": true } }).await.unwrap(), 0);
 }

@@ -8,5 +8,6 @@ pub mod own_mongod;
 pub mod profiler;
 pub mod program;
 pub mod requests;
+pub mod scan;
 pub mod store;
 pub mod wire;
