@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorCode};
 use crate::format::key::Key;
 use crate::format::key_wrap::{WrapBinding, WrapMode, WrappedKey, unwrap, wrap};
 use crate::random;
-use crate::store::keys::{RootDoc, root_id};
+use crate::store::keys::{KeyRecords, RootDoc, root_id};
 use crate::store::segments::WrapDoc;
 use crate::store::{Store, new_id};
 
@@ -110,12 +110,31 @@ impl KeyRing {
             let check = key.check_value();
             let seen = store.remember_key_check(kid, check).await.map_err(|e| e.doing("check the keyring"))?;
             if seen != check {
-                let detail =
-                    format!("The master key {kid:?} is not the key this database was used with under that name.");
-                return Err(Error::new(ErrorCode::Invalid, detail));
+                return Err(wrong_bytes(kid));
             }
         }
         Ok(())
+    }
+
+    /// Compares every key that has a record with it, and opens the roots: whether this is the ring of what the
+    /// records come from. Makes nothing.
+    ///
+    /// # Errors
+    /// `invalid` when a name stood for another key there; as [`unwrap`](Self::unwrap) for a root; `key_unavailable`
+    /// when one is missing.
+    pub fn check_records(&self, records: &KeyRecords) -> Result<Roots, Error> {
+        let differs = |(kid, check): &&(String, Vec<u8>)| {
+            self.keys.get(kid).is_some_and(|key| key.check_value() != check.as_slice())
+        };
+        match records.checks.iter().find(differs) {
+            Some((kid, _)) => Err(wrong_bytes(kid)),
+            None => Roots::from_records(&records.roots, self),
+        }
+    }
+
+    /// Whether the ring has a key of this name.
+    pub fn has(&self, kid: &str) -> bool {
+        self.keys.contains_key(kid)
     }
 }
 
@@ -156,6 +175,10 @@ impl Roots {
             store.insert_root(&root).await.map_err(|e| e.doing("store a root key"))?;
             found = find().await?;
         }
+        Self::from_records(&found, ring)
+    }
+
+    fn from_records(found: &[RootDoc], ring: &KeyRing) -> Result<Self, Error> {
         let root = |purpose: &str| -> Result<Key, Error> {
             let id = root_id(purpose);
             let missing = || Error::new(ErrorCode::KeyUnavailable, format!("The key {id} is missing."));
@@ -165,6 +188,11 @@ impl Roots {
         };
         Ok(Self { manifest: root("manifest")?, etag: root("etag")?, digest: root("digest")?, dedup: root("dedup")? })
     }
+}
+
+fn wrong_bytes(kid: &str) -> Error {
+    let detail = format!("The master key {kid:?} is not the key this database was used with under that name.");
+    Error::new(ErrorCode::Invalid, detail)
 }
 
 #[cfg(test)]

@@ -163,6 +163,10 @@ async fn reap(files: &Files, report: &mut SweepReport) -> Result<(), StoreError>
     for _ in 0..PAGES {
         let before = DateTime::from_system_time(files.clock.now() - quarantine);
         let due = files.store.find_reapable(before, PAGE).await?;
+        // After the list is read: what was condemned before a backup's guard is not in its snapshot.
+        if files.store.is_reaping_paused().await? {
+            return Ok(());
+        }
         let is_last = due.len() as i64 != PAGE;
         for blob in due {
             report.freed_bytes += files.store.reap(blob).await?;

@@ -6,6 +6,7 @@
 //! # Source
 //! GridFS specification of the MongoDB drivers.
 
+pub mod export;
 pub mod read;
 pub mod write;
 

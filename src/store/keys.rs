@@ -2,9 +2,10 @@
 //! and the wrapped roots. Key bytes come from the keyring above and are never stored here.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Binary, doc};
+use mongodb::bson::{Binary, RawDocumentBuf, doc};
 use serde::{Deserialize, Serialize};
 
+use super::import::parse;
 use super::schema::KEYS;
 use super::segments::{WrapDoc, binary};
 use super::{Id, Store, StoreError, StoreResult};
@@ -26,6 +27,34 @@ pub struct RootDoc {
     pub binding: Id,
     /// The key, wrapped by the keyring.
     pub enc: WrapDoc,
+}
+
+/// What the documents of the collection say, wherever they were read.
+#[derive(Debug, Default)]
+pub struct KeyRecords {
+    /// Key-check values by the keys' names.
+    pub checks: Vec<(String, Vec<u8>)>,
+    /// The roots.
+    pub roots: Vec<RootDoc>,
+}
+
+impl KeyRecords {
+    /// Reads documents; those of other kinds are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when one of these kinds cannot be read.
+    pub fn read(documents: &[RawDocumentBuf]) -> StoreResult<Self> {
+        let mut records = Self::default();
+        for document in documents {
+            let id = document.get_str("_id").unwrap_or_default();
+            if let Some(kid) = id.strip_prefix("kek:") {
+                records.checks.push((kid.to_owned(), parse::<KeyCheckDoc>(document)?.check.bytes));
+            } else if id.starts_with("root:") {
+                records.roots.push(parse(document)?);
+            }
+        }
+        Ok(records)
+    }
 }
 
 /// The `_id` of a root.

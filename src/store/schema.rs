@@ -23,6 +23,50 @@ pub const KEYS: &str = "keys";
 /// Answers to repeat for an idempotency key.
 pub const IDEMPOTENCY: &str = "idempotency";
 
+/// Running backups, and a restore that has not finished.
+pub const GUARDS: &str = "guards";
+
+/// What a backup does with a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// It holds every document.
+    Whole,
+    /// It holds the live documents whose blob, in this field, a registry document names.
+    Named(&'static str),
+    /// It holds none, because of this.
+    LeftOut(&'static str),
+}
+
+/// Every collection but those of the buckets, in the order in which a backup holds them: what a restore checks
+/// first comes first.
+pub const COLLECTIONS: [(&str, Keeping); 8] = [
+    (KEYS, Keeping::Whole),
+    (SEGMENTS, Keeping::Named("blob")),
+    (BLOBS, Keeping::Named("_id")),
+    (REGISTRY, Keeping::Whole),
+    (API_KEYS, Keeping::Whole),
+    (IDEMPOTENCY, Keeping::Whole),
+    (AUDIT, Keeping::Whole),
+    (GUARDS, Keeping::LeftOut("it says what runs on this database at this moment")),
+];
+
+/// Whether a backup holds documents of a collection of this name: one of [`COLLECTIONS`], or of a bucket.
+pub fn is_kept(collection: &str) -> bool {
+    let bucket = ["files", "chunks"].iter().find_map(|end| collection.strip_suffix(end)?.strip_suffix('.'));
+    match COLLECTIONS.iter().find(|(name, _)| *name == collection) {
+        Some((_, keeping)) => !matches!(keeping, Keeping::LeftOut(_)),
+        None => bucket.is_some_and(|name| {
+            !name.is_empty()
+                && name.len() <= MAX_BUCKET_NAME
+                && !name.starts_with("system.")
+                && !name.contains(['$', '\0'])
+        }),
+    }
+}
+
+/// Bytes of a bucket's name, whoever made it: what MongoDB allows for a collection, less the database and the ending.
+const MAX_BUCKET_NAME: usize = 180;
+
 /// Bytes of one permit of the upload budget.
 pub const BUDGET_UNIT_LEN: usize = 64 << 10;
 /// Permits per MiB of the upload budget.
@@ -92,6 +136,7 @@ fn indexes() -> Vec<Index> {
         index(AUDIT, doc! { "file": 1, "at": -1 }),
         Index { unique: true, ..index(API_KEYS, doc! { "hash": 1 }) },
         Index { is_ttl: true, ..index(IDEMPOTENCY, doc! { "purgeAt": 1 }) },
+        Index { is_ttl: true, ..index(GUARDS, doc! { "purgeAt": 1 }) },
     ]
 }
 
