@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::content::Routing;
+use crate::error::Error;
 use crate::files::{Files, Keys};
 use crate::http::{AppState, router, serve};
 use crate::jobs::{self, rekey};
@@ -20,6 +21,7 @@ use crate::secret_file;
 use crate::store::{Store, StoreError};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
 
 /// Why the program cannot run: for the operator, so with every cause.
 pub type StartError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,12 +39,20 @@ impl App {
     /// # Errors
     /// With a message that says what to set or to do.
     pub async fn open(settings: &Settings) -> Result<Self, StartError> {
-        let mongod = match settings.database.uri.reveal() {
+        Self::open_on(None, settings, async |uri| open_files(uri, settings).await).await
+    }
+
+    async fn open_on(
+        running: Option<Zeroizing<String>>,
+        settings: &Settings,
+        open: impl AsyncFnOnce(&str) -> Result<Files, StartError>,
+    ) -> Result<Self, StartError> {
+        let set = running.as_ref().map(|uri| uri.as_str()).or(settings.database.uri.reveal());
+        let mongod = match set {
             Some(_) => None,
             None => Some(Mongod::start(&settings.mongod, &settings.data_dir, OnExit::KeepFiles).await?),
         };
-        let uri = mongod.as_ref().map(Mongod::uri).or(settings.database.uri.reveal()).unwrap_or_default();
-        let opened = open_files(uri, settings).await;
+        let opened = open(mongod.as_ref().map(Mongod::uri).or(set).unwrap_or_default()).await;
         match (opened, mongod) {
             (Ok(files), mongod) => Ok(Self { files, mongod }),
             (Err(error), Some(mongod)) => {
@@ -58,12 +68,25 @@ impl App {
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn join(settings: &Settings) -> Result<Self, StartError> {
-        if settings.database.uri.reveal().is_none()
-            && let Some(uri) = mongod::find_running(&settings.data_dir).await?
-        {
-            return Ok(Self { files: open_files(&uri, settings).await?, mongod: None });
-        }
-        Self::open(settings).await
+        Self::open_on(find_running(settings).await?, settings, async |uri| open_files(uri, settings).await).await
+    }
+
+    /// As [`join`](Self::join), but first fills the database, which nothing here has touched before.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and what `fill` says.
+    pub async fn fill<T>(
+        settings: &Settings,
+        fill: impl AsyncFnOnce(&Store, &KeyRing) -> Result<T, Error>,
+    ) -> Result<(Self, T), StartError> {
+        let mut filled = None;
+        let app = Self::open_on(find_running(settings).await?, settings, async |uri| {
+            let store = connect(uri, settings).await?;
+            filled = Some(fill(&store, &KeyRing::parse(&master_key(settings)?)?).await?);
+            open_files(uri, settings).await
+        })
+        .await?;
+        Ok((app, filled.ok_or("the database was not filled")?))
     }
 
     /// Stops the database if it is ours.
@@ -78,14 +101,30 @@ impl App {
     }
 }
 
-async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError> {
+/// The database of a gateway that runs on the same data folder.
+async fn find_running(settings: &Settings) -> Result<Option<Zeroizing<String>>, StartError> {
+    match settings.database.uri.reveal() {
+        Some(_) => Ok(None),
+        None => Ok(mongod::find_running(&settings.data_dir).await?),
+    }
+}
+
+async fn connect(uri: &str, settings: &Settings) -> Result<Store, StartError> {
     let store = Store::connect(uri, &settings.database).await?;
     store.require_replica_set().await.map_err(unreachable)?;
+    Ok(store)
+}
+
+async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError> {
+    let store = connect(uri, settings).await?;
+    store.require_no_restore().await?;
     let routing = Routing::new(settings.buckets.clone())?;
     store.ensure_schema(&routing.names()).await?;
     let ring = KeyRing::parse(&master_key(settings)?)?;
     ring.check_against(&store).await?;
     let roots = Roots::open(&store, &ring).await?;
+    // Again: a restore that began meanwhile has seen the keys above, or is seen here.
+    store.require_no_restore().await?;
     let files = Files {
         store,
         keys: Arc::new(Keys { ring, roots }),

@@ -1,5 +1,6 @@
 //! The command line: one function a command, each over [`App`] or a running server.
 
+mod backup;
 mod progress;
 
 use std::path::PathBuf;
@@ -62,6 +63,10 @@ enum Command {
         #[arg(long)]
         status: bool,
     },
+    /// Write everything but the key-encryption keys into a folder or a tar stream, while gateways serve.
+    Backup(backup::BackupArguments),
+    /// Restore a backup into an empty database, and check it; exit 1 on any difference.
+    Restore(backup::RestoreArguments),
     /// Ask a running server whether it is ready.
     Healthcheck,
 }
@@ -106,6 +111,8 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
             Command::Sweep => with_app(&settings, run_sweep).await,
             Command::Rekey { status: true } => with_app(&settings, run_rekey_status).await,
             Command::Rekey { status: false } => with_app(&settings, run_rekey).await,
+            Command::Backup(asked) => with_app(&settings, async |app| backup::run_backup(app, &asked).await).await,
+            Command::Restore(asked) => backup::run_restore(&settings, &asked).await,
             Command::Healthcheck => app::healthcheck(&settings.server.listen).await.map(|()| ExitCode::SUCCESS),
         }
     });

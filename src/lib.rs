@@ -3,6 +3,7 @@
 pub mod cli;
 
 pub mod app;
+pub mod backup;
 pub mod config;
 pub mod http;
 pub mod jobs;

@@ -14,7 +14,7 @@ use crate::format::segment::{Codec, Layout, SegmentEncoder};
 use crate::pipeline::BodyError;
 use crate::pipeline::encode::{Encoded, Encoding};
 use crate::pipeline::frames::FrameSource;
-use crate::store::blobs::BlobDoc;
+use crate::store::blobs::{BlobDoc, scope};
 use crate::store::gridfs::GridFile;
 use crate::store::gridfs::write::WrittenChunks;
 use crate::store::segments::{Pending, SegmentDoc};
@@ -132,7 +132,7 @@ impl Files {
         if plain_len != grid.stored_len {
             return Err(Error::damaged("adopt the file", "its chunks are not as long as it says"));
         }
-        let blob = BlobDoc::pending(new_id(), format!("{}/plain", principal.tenant));
+        let blob = BlobDoc::pending(new_id(), scope(&principal.tenant, "plain", &grid.bucket, layout.codec.name()));
         let segment = SegmentDoc::pending(new_id(), blob.id, &grid.bucket, grid.chunk_size, layout);
         let segment =
             SegmentDoc { files_id: Some(grid.files_id.clone()), ..segment.map_err(|e| e.doing("adopt the file"))? };

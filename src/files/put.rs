@@ -30,7 +30,7 @@ use crate::pipeline::encode::{Encoded, Encoding};
 use crate::pipeline::frames::FrameSource;
 use crate::pipeline::{BodyError, BodyStream};
 use crate::random;
-use crate::store::blobs::BlobDoc;
+use crate::store::blobs::{BlobDoc, scope};
 use crate::store::gridfs::write::ChunkWriter;
 use crate::store::segments::{Pending, SegmentDoc, WrapDoc, binary};
 use crate::store::{Id, StoreError, new_id};
@@ -148,7 +148,7 @@ impl Files {
         let sealing = is_sealed.then(|| self.seal(&principal.tenant, segment_id, layout, sent));
         let (salt, enc) = sealing.as_ref().map_or((None, None), |s| (Some(s.salt), Some(&s.wrapped)));
         let domain = protection.mode().unwrap_or("plain");
-        let scope = format!("{}/{domain}/{}/{}", principal.tenant, route.bucket, codec.name());
+        let scope = scope(&principal.tenant, domain, route.bucket, codec.name());
         let segment = SegmentDoc::pending(segment_id, blob_id, route.bucket, chunk_size, layout);
         let segment = SegmentDoc {
             salt: salt.map(binary),

@@ -36,6 +36,16 @@ pub struct BlobDoc {
     pub condemned_at: Option<DateTime>,
 }
 
+/// The scope of what a tenant stores in one way: only that is shared. `domain` says who holds the key.
+pub fn scope(tenant: &str, domain: &str, bucket: &str, codec: &str) -> String {
+    format!("{tenant}/{domain}/{bucket}/{codec}")
+}
+
+/// The tenant of a [`scope`].
+pub fn tenant_of(scope: &str) -> Option<&str> {
+    scope.rsplitn(4, '/').nth(3)
+}
+
 impl BlobDoc {
     /// Content about to be written.
     pub fn pending(id: Id, scope: String) -> Self {

@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use serde::Deserialize;
 
+use super::blobs::tenant_of;
 use super::keys::RootDoc;
 use super::schema::{BLOBS, KEYS, REGISTRY, SEGMENTS};
 use super::segments::{State, WrapDoc};
@@ -28,9 +29,8 @@ struct WrappedRow {
 }
 
 impl WrappedRow {
-    /// A scope is the tenant, a slash and the key domain.
     fn split(self) -> Option<(WrapDoc, String)> {
-        let tenant = self.scope.rsplit_once('/')?.0.to_owned();
+        let tenant = tenant_of(&self.scope)?.to_owned();
         Some((self.enc, tenant))
     }
 }

@@ -20,6 +20,12 @@ pub const AUDIT: &str = "audit";
 pub const API_KEYS: &str = "api_keys";
 /// Key-check values and wrapped roots.
 pub const KEYS: &str = "keys";
+/// What each tenant uses and may use.
+pub const USAGE: &str = "usage";
+/// Changes of it that are not counted yet.
+pub const USAGE_ENTRIES: &str = "usage_entries";
+/// Who does which job; see `leases.rs`.
+pub const LEASES: &str = "leases";
 /// Answers to repeat for an idempotency key.
 pub const IDEMPOTENCY: &str = "idempotency";
 
@@ -39,7 +45,7 @@ pub enum Keeping {
 
 /// Every collection but those of the buckets, in the order in which a backup holds them: what a restore checks
 /// first comes first.
-pub const COLLECTIONS: [(&str, Keeping); 8] = [
+pub const COLLECTIONS: [(&str, Keeping); 11] = [
     (KEYS, Keeping::Whole),
     (SEGMENTS, Keeping::Named("blob")),
     (BLOBS, Keeping::Named("_id")),
@@ -47,6 +53,9 @@ pub const COLLECTIONS: [(&str, Keeping); 8] = [
     (API_KEYS, Keeping::Whole),
     (IDEMPOTENCY, Keeping::Whole),
     (AUDIT, Keeping::Whole),
+    (USAGE, Keeping::Whole),
+    (USAGE_ENTRIES, Keeping::Whole),
+    (LEASES, Keeping::LeftOut("it says which gateway does what at this moment")),
     (GUARDS, Keeping::LeftOut("it says what runs on this database at this moment")),
 ];
 
@@ -81,13 +90,6 @@ pub fn files_of(bucket: &str) -> String {
 pub fn chunks_of(bucket: &str) -> String {
     format!("{bucket}.chunks")
 }
-
-/// What each tenant uses and may use.
-pub const USAGE: &str = "usage";
-/// Changes of it that are not counted yet.
-pub const USAGE_ENTRIES: &str = "usage_entries";
-/// Who does which job; see `leases.rs`.
-pub const LEASES: &str = "leases";
 
 struct Index {
     collection: &'static str,

@@ -5,6 +5,7 @@
 mod abuse;
 mod at_rest;
 mod auth;
+mod backup;
 mod conditional;
 mod contract;
 mod customer_keys;
@@ -23,6 +24,7 @@ mod options;
 mod quota;
 mod ranges;
 mod real_files;
+mod restore;
 mod retention;
 mod rotation;
 mod shredding;

@@ -16,7 +16,7 @@ use crate::support::wire::Wire;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command of the program, with nothing of this process's own settings.
-fn gridgate(arguments: &[&str]) -> Command {
+pub fn gridgate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gridgate"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GRIDGATE_") && name != "GRIDGATE_MONGOD") {
         command.env_remove(name);

@@ -1,6 +1,7 @@
 //! What the tests share: one mongod for the whole run, a fresh database a test, clients by role.
 
 pub mod app;
+pub mod backups;
 pub mod model;
 pub mod mongod;
 pub mod openapi;

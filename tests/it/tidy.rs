@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom, module by module; `cli`, `app` and `config` put things together.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("main", &["cli"]),
-    ("cli", &["app", "config", "error", "files", "jobs", "telemetry"]),
+    ("cli", &["app", "backup", "config", "error", "files", "jobs", "telemetry"]),
     (
         "app",
         &[
@@ -30,6 +30,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ),
     ("config", &["content", "files", "http", "mongod", "secret", "store", "telemetry"]),
     ("http", &["clock", "content", "error", "files", "format", "pipeline", "random", "store", "telemetry"]),
+    ("backup", &["error", "files", "format", "jobs", "keyring", "store"]),
     ("jobs", &["clock", "content", "error", "files", "format", "pipeline", "store", "telemetry"]),
     ("files", &["clock", "content", "error", "format", "keyring", "pipeline", "random", "store"]),
     ("content", &["error", "format"]),
@@ -48,7 +49,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 16] = [
+const CRATES: [(&str, &[&str]); 18] = [
     ("mongodb", &["store", "mongod"]),
     ("axum", &["http"]),
     ("tower_http", &["http"]),
@@ -56,6 +57,8 @@ const CRATES: [(&str, &[&str]); 16] = [
     ("multer", &["http"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("tar", &["backup"]),
+    ("tempfile", &["backup"]),
     ("infer", &["content"]),
     ("mime_guess", &["content"]),
     ("aws_lc_rs", &["format"]),

@@ -14,7 +14,7 @@ use super::mongod;
 /// The administrator's key of every test gateway.
 pub const ADMIN_KEY: &str = "gg_admin_for-tests-only-0123456789";
 /// 32 bytes that are not all the same, in base64.
-const MASTER_KEY: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub const MASTER_KEY: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
