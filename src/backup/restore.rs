@@ -65,8 +65,11 @@ pub async fn restore(
         import.finish(&Manifest::read(&manifest)?, &parts, &roots.manifest).await
     }
     .await;
-    if outcome.is_err() {
-        store.remove_import().await.map_err(failed)?;
+    if let Err(reason) = &outcome
+        && let Err(error) = store.remove_import().await
+    {
+        tracing::warn!(%reason, "the restore failed, and what it inserted cannot be removed");
+        return Err(failed(error));
     }
     guard.release().await.map_err(failed)?;
     outcome

@@ -106,7 +106,7 @@ async fn read_content(files: &Files, file: FileDoc) -> Result<u64, Error> {
         hash.update(&piece);
         len += piece.len() as u64;
     }
-    let is_same = <[u8; 32]>::from(hash.finalize()) == opened.sha256.map_or([0; 32], |sha256| sha256.0)
-        && len == opened.plain_len;
+    let hash = <[u8; 32]>::from(hash.finalize());
+    let is_same = opened.sha256.is_some_and(|sha256| sha256.0 == hash) && len == opened.plain_len;
     if is_same { Ok(len) } else { Err(Error::damaged("read the content", "its SHA-256 is another")) }
 }
