@@ -15,6 +15,7 @@ pub mod guards;
 pub mod import;
 pub mod keys;
 pub mod leases;
+mod limit;
 pub mod reclaim;
 pub mod registry;
 pub mod rekey;
@@ -40,6 +41,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
+use limit::Within;
+
 use crate::error::{Error, ErrorCode};
 use crate::secret::Secret;
 
@@ -57,6 +60,8 @@ pub struct DatabaseSettings {
     pub meta_pool: u32,
     /// How long to look for a primary, 1 to 120 seconds.
     pub selection_timeout_secs: u64,
+    /// How long the gateway waits for one operation, 1 to 3,600 seconds.
+    pub operation_timeout_secs: u64,
     /// How long one metadata query may run on the server, 100 to 600,000 ms.
     pub query_timeout_ms: u64,
     /// Chunk bytes that all uploads together may have on their way, 16 to 65,536 MiB.
@@ -70,6 +75,7 @@ impl DatabaseSettings {
             ("database.data_pool", u64::from(self.data_pool), 4..=1000),
             ("database.meta_pool", u64::from(self.meta_pool), 4..=1000),
             ("database.selection_timeout_secs", self.selection_timeout_secs, 1..=120),
+            ("database.operation_timeout_secs", self.operation_timeout_secs, 1..=3600),
             ("database.query_timeout_ms", self.query_timeout_ms, 100..=600_000),
             ("database.upload_budget_mib", u64::from(self.upload_budget_mib), 16..=65_536),
         ];
@@ -134,9 +140,12 @@ impl From<mongodb::error::Error> for StoreError {
             (Some(DUPLICATE_KEY), _) => Self::Duplicate(error),
             (Some(code), _) if TIMEOUT_CODES.contains(&code) => Self::Timeout(error),
             (Some(code), _) if PASSING_CODES.contains(&code) => Self::Unavailable(error),
+            _ if limit::is_cut(&error) => Self::Timeout(error),
             (_, ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. }) => {
                 Self::Unavailable(error)
             }
+            // Done, but perhaps not by a majority.
+            (_, ErrorKind::Write(mongodb::error::WriteFailure::WriteConcernError(_))) => Self::Unavailable(error),
             _ if error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
                 || error.contains_label(mongodb::error::TRANSIENT_TRANSACTION_ERROR) =>
             {
@@ -191,6 +200,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 pub struct Store {
     meta: Database,
     data: Database,
+    limit: Duration,
     query_timeout: Duration,
     upload_budget: Arc<Semaphore>,
     upload_budget_len: usize,
@@ -220,6 +230,7 @@ impl Store {
         Ok(Self {
             meta: client(settings.meta_pool, "meta").await?,
             data: client(settings.data_pool, "data").await?,
+            limit: Duration::from_secs(settings.operation_timeout_secs),
             query_timeout: Duration::from_millis(settings.query_timeout_ms),
             upload_budget: Arc::new(Semaphore::new(upload_budget_len)),
             upload_budget_len,
@@ -231,7 +242,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`] when not.
     pub async fn ping(&self) -> StoreResult<()> {
-        self.meta.run_command(doc! { "ping": 1 }).await?;
+        self.meta.run_command(doc! { "ping": 1 }).within(self.limit).await?;
         Ok(())
     }
 

@@ -122,14 +122,15 @@ impl Files {
             self.publish(&principal, stored, &said).await
         }
         .await;
-        let made_none = match &outcome {
-            Ok(put) => !put.is_new,
-            Err(error) => error.code.row().has_no_side_effects,
+        // Where the outcome is unknown nothing is taken back: leases run out by themselves.
+        let (made_none, is_unnamed) = match &outcome {
+            Ok(put) => (!put.is_new, put.file.blob != pending.blob.id),
+            Err(error) => (error.code.row().has_no_side_effects, error.code.row().has_no_side_effects),
         };
         if made_none {
             self.give_room_back(room).await;
         }
-        if !matches!(&outcome, Ok(put) if put.file.blob == pending.blob.id) {
+        if is_unnamed {
             self.give_up(&pending).await;
         }
         outcome
@@ -191,7 +192,9 @@ impl Files {
         let Encoded { end, plain_len, sha256 } = match self.encode_into(&mut writer, &head, encoding, room).await {
             Ok(encoded) => encoded,
             Err(error) => {
-                self.abandon(writer, &plan.pending).await;
+                if error.code.row().has_no_side_effects {
+                    self.abandon(writer, &plan.pending).await;
+                }
                 return Err(error);
             }
         };

@@ -3,6 +3,7 @@
 use mongodb::bson::{Binary, DateTime, doc};
 use serde::{Deserialize, Serialize};
 
+use super::limit::Within;
 use super::schema::API_KEYS;
 use super::segments::binary;
 use super::{Store, StoreResult};
@@ -33,13 +34,13 @@ impl Store {
     /// Finds a key by the hash of what was presented.
     pub async fn find_api_key(&self, hash: [u8; 32]) -> StoreResult<Option<ApiKeyDoc>> {
         let keys = self.collection::<ApiKeyDoc>(API_KEYS);
-        Ok(keys.find_one(doc! { "hash": binary(hash) }).max_time(self.query_timeout).await?)
+        Ok(keys.find_one(doc! { "hash": binary(hash) }).max_time(self.query_timeout).within(self.limit).await?)
     }
 
     /// Inserts or replaces a key under its id.
     pub async fn put_api_key(&self, key: &ApiKeyDoc) -> StoreResult<()> {
         let keys = self.collection::<ApiKeyDoc>(API_KEYS);
-        keys.replace_one(doc! { "_id": &key.id }, key).upsert(true).await?;
+        keys.replace_one(doc! { "_id": &key.id }, key).upsert(true).within(self.limit).await?;
         Ok(())
     }
 }

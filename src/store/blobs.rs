@@ -4,6 +4,7 @@
 use mongodb::bson::{Binary, DateTime, doc};
 use serde::{Deserialize, Serialize};
 
+use super::limit::Within;
 use super::schema::BLOBS;
 use super::segments::State;
 use super::{Id, Store, StoreResult};
@@ -57,6 +58,6 @@ impl Store {
     /// The live content that `blob` would repeat.
     pub async fn find_same(&self, blob: &BlobDoc) -> StoreResult<Option<BlobDoc>> {
         let same = doc! { "scope": &blob.scope, "sha256": blob.sha256.clone(), "state": State::Live.name() };
-        Ok(self.collection::<BlobDoc>(BLOBS).find_one(same).max_time(self.query_timeout).await?)
+        Ok(self.collection::<BlobDoc>(BLOBS).find_one(same).max_time(self.query_timeout).within(self.limit).await?)
     }
 }

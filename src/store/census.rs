@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::blobs::BlobDoc;
+use super::limit::{SCAN_LIMIT, Within};
 use super::registry::FileDoc;
 use super::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::SegmentDoc;
@@ -85,8 +86,9 @@ impl Store {
         limit: i64,
     ) -> StoreResult<Vec<T>> {
         let filter = after.map_or_else(Document::new, |after| doc! { "_id": { "$gt": after } });
-        let found = self.collection::<T>(collection).find(filter).sort(doc! { "_id": 1 }).limit(limit).await?;
-        Ok(found.try_collect().await?)
+        let collection = self.collection::<T>(collection);
+        let found = collection.find(filter).sort(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     /// Registry documents of all tenants by id, expired ones included.
@@ -114,7 +116,8 @@ impl Store {
         collection: &str,
         filter: Document,
     ) -> StoreResult<Vec<T>> {
-        Ok(self.collection::<T>(collection).find(filter).await?.try_collect().await?)
+        let found = self.collection::<T>(collection).find(filter).within(self.limit).await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     /// Registry documents by their own ids.
@@ -129,7 +132,8 @@ impl Store {
 
     /// Of these blobs, those that a registry document names.
     pub async fn find_named(&self, blobs: &[Id]) -> StoreResult<Vec<Id>> {
-        let named = self.documents(REGISTRY).distinct("blob", doc! { "blob": { "$in": blobs } }).await?;
+        let naming = doc! { "blob": { "$in": blobs } };
+        let named = self.documents(REGISTRY).distinct("blob", naming).within(self.limit).await?;
         Ok(named.iter().filter_map(Bson::as_object_id).collect())
     }
 
@@ -147,7 +151,7 @@ impl Store {
 
     /// The buckets of the database: every name with a `.files` or a `.chunks` collection.
     pub async fn list_buckets(&self) -> StoreResult<Vec<String>> {
-        let names = self.meta.list_collection_names().await?;
+        let names = self.meta.list_collection_names().within(self.limit).await?;
         let bucket = |name: &String| name.strip_suffix(".files").or(name.strip_suffix(".chunks")).map(str::to_owned);
         let mut buckets: Vec<String> = names.iter().filter_map(bucket).collect();
         buckets.sort();
@@ -160,7 +164,8 @@ impl Store {
         let filter = files_ids.map_or_else(Document::new, |ids| doc! { "_id": { "$in": ids } });
         let shape =
             doc! { "length": 1, "chunkSize": 1, "ours": { "$eq": [{ "$type": "$metadata.gridgate" }, "object"] } };
-        Ok(FilesScan(self.collection(&files_of(bucket)).find(filter).projection(shape).await?))
+        let files = self.collection(&files_of(bucket));
+        Ok(FilesScan(files.find(filter).projection(shape).within(SCAN_LIMIT).await?))
     }
 
     /// What the chunks of a bucket add up to, file by file: of all files, or of some.
@@ -181,7 +186,8 @@ impl Store {
                 "moment": { "$sum": { "$multiply": ["$n", "$size"] } },
             } },
         ];
-        let scan = self.documents(&chunks_of(bucket)).aggregate(pipeline).allow_disk_use(true).await?;
+        let chunks = self.documents(&chunks_of(bucket));
+        let scan = chunks.aggregate(pipeline).allow_disk_use(true).within(SCAN_LIMIT).await?;
         Ok(ChunkScan(scan.with_type()))
     }
 }
@@ -209,7 +215,7 @@ impl ChunkScan {
 async fn next<T: DeserializeOwned>(cursor: &mut mongodb::Cursor<T>, limit: usize) -> StoreResult<Vec<T>> {
     let mut found = Vec::with_capacity(limit);
     while found.len() < limit {
-        match cursor.try_next().await? {
+        match cursor.try_next().within(SCAN_LIMIT).await? {
             Some(item) => found.push(item),
             None => break,
         }

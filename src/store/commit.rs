@@ -12,6 +12,7 @@ use super::audit::AuditDoc;
 use super::blobs::BlobDoc;
 use super::gridfs::FilesDocument;
 use super::gridfs::write::WrittenChunks;
+use super::limit::Within;
 use super::registry::FileDoc;
 use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::{SegmentDoc, State};
@@ -78,12 +79,17 @@ impl Store {
         let files = commit.files.to_document()?;
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
-            let outcome = match &commit.chunks {
-                WrittenChunks::Unsent { documents, .. } => self.publish_small(commit, &files, documents, session).await,
-                WrittenChunks::Adopted => self.publish_new(commit, session).await,
-                WrittenChunks::Stored { .. } => self.publish_stored(commit, session).await,
+            let (session, limit) = transaction.attempt().await?;
+            let steps = async {
+                match &commit.chunks {
+                    WrittenChunks::Unsent { documents, .. } => {
+                        self.publish_small(commit, &files, documents, session).await
+                    }
+                    WrittenChunks::Adopted => self.publish_new(commit, session).await,
+                    WrittenChunks::Stored { .. } => self.publish_stored(commit, session).await,
+                }
             };
+            let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
                 return Ok(());
             }
@@ -150,7 +156,7 @@ impl Store {
     pub async fn attach(&self, entry: &Entry) -> StoreResult<()> {
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
+            let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 let live = doc! { "_id": entry.file.blob, "state": State::Live.name() };
                 let attach = doc! { "$inc": { "gen": 1_i64 } };
@@ -160,7 +166,7 @@ impl Store {
                 }
                 self.publish(entry, session).await
             };
-            let outcome = steps.await;
+            let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
                 return Ok(());
             }
@@ -169,7 +175,8 @@ impl Store {
 
     /// What an idempotency key was used for.
     pub async fn find_idempotency(&self, id: &str) -> StoreResult<Option<IdempotencyDoc>> {
-        Ok(self.collection::<IdempotencyDoc>(IDEMPOTENCY).find_one(doc! { "_id": id }).await?)
+        let keys = self.collection::<IdempotencyDoc>(IDEMPOTENCY);
+        Ok(keys.find_one(doc! { "_id": id }).within(self.limit).await?)
     }
 }
 

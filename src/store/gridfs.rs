@@ -14,16 +14,16 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::error::{ErrorKind, WriteFailure};
 
 use super::chunks::whole_number;
+use super::limit::{Budget, SCAN_LIMIT, Within};
 use super::schema::{chunks_of, files_of};
 use super::{Store, StoreError, StoreResult};
 
 /// Chunks removed by one command.
 const DELETE_WINDOW: i64 = 256;
-const INSERT_TRIES: u32 = 5;
-const INSERT_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// One stored GridFS file, as its reader needs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,19 +108,22 @@ impl FilesDocument {
 }
 
 /// Repeats an insert whose outcome is unknown; it **MUST** be a success if it was done before.
-async fn repeat<F: Future<Output = StoreResult<()>>>(what: &str, insert: impl Fn() -> F) -> StoreResult<()> {
-    let mut pause = INSERT_PAUSE;
-    for _ in 1..INSERT_TRIES {
-        match insert().await {
-            Err(error) if error.is_transient() => {
+///
+/// One try has `limit`, all of them twice as long.
+async fn repeat<F>(what: &str, limit: Duration, insert: impl Fn() -> F) -> StoreResult<()>
+where
+    F: Future<Output = StoreResult<()>> + Send,
+{
+    let (budget, mut pause) = (Budget::new(limit), FIRST_PAUSE);
+    loop {
+        match insert().within(budget.limit()).await {
+            Err(error) if error.is_transient() && budget.pause(pause).await => {
                 tracing::warn!(error = %error, what, "repeating an insert");
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             outcome => return outcome,
         }
     }
-    insert().await
 }
 
 impl Store {
@@ -131,15 +134,12 @@ impl Store {
     /// [`StoreError::Duplicate`] when another file has the id.
     pub async fn insert_files_document(&self, files: &FilesDocument) -> StoreResult<()> {
         let document = files.to_document()?;
-        repeat("a files document", || self.insert_files_once(&files.file, &document)).await
+        repeat("a files document", self.limit, || self.insert_files_once(&files.file, &document)).await
     }
 
     async fn insert_files_once(&self, file: &GridFile, document: &Document) -> StoreResult<()> {
         let collection = self.documents(&files_of(&file.bucket));
         let Err(error) = collection.insert_one(document).await else { return Ok(()) };
-        if matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteConcernError(_))) {
-            return Err(StoreError::Unavailable(error));
-        }
         let StoreError::Duplicate(error) = StoreError::from(error.clone()) else { return Err(error.into()) };
         match self.find_grid_file(&file.bucket, &file.files_id).await? {
             Some(there) if there == *file => Ok(()),
@@ -154,26 +154,27 @@ impl Store {
         let expected = file.stored_len.div_ceil(u64::from(file.chunk_size));
         let chunks = self.documents(&chunks_of(&file.bucket));
         let counted = chunks.count_documents(doc! { "files_id": file.files_id.clone() }).max_time(self.query_timeout);
-        Ok(counted.await? == expected)
+        Ok(counted.within(self.limit).await? == expected)
     }
 
     /// Finds a file by its id.
     pub async fn find_grid_file(&self, bucket: &str, files_id: &Bson) -> StoreResult<Option<GridFile>> {
         let files = self.collection::<RawDocumentBuf>(&files_of(bucket));
-        let found = files.find_one(doc! { "_id": files_id.clone() }).await?;
+        let found = files.find_one(doc! { "_id": files_id.clone() }).within(self.limit).await?;
         found.map(|document| GridFile::from_files_document(bucket, &document)).transpose()
     }
 
     /// The files documents of a bucket, as another program wrote them.
     pub async fn scan_foreign(&self, bucket: &str) -> StoreResult<ForeignScan> {
-        Ok(ForeignScan(self.collection(&files_of(bucket)).find(doc! {}).await?))
+        Ok(ForeignScan(self.collection(&files_of(bucket)).find(doc! {}).within(self.limit).await?))
     }
 
     /// Renames a file for GridFS tools; false when there is none.
     pub async fn rename_grid_file(&self, bucket: &str, files_id: &Bson, filename: &str) -> StoreResult<bool> {
         let files = self.documents(&files_of(bucket));
         let update = doc! { "$set": { "filename": filename } };
-        Ok(files.update_one(doc! { "_id": files_id.clone() }, update).await?.matched_count == 1)
+        let renamed = files.update_one(doc! { "_id": files_id.clone() }, update).within(self.limit).await?;
+        Ok(renamed.matched_count == 1)
     }
 
     /// Deletes a file: the files document first, then the chunks, even if no files document was
@@ -183,12 +184,11 @@ impl Store {
     /// May be repeated until done.
     pub async fn delete_grid_file(&self, bucket: &str, files_id: &Bson) -> StoreResult<bool> {
         let files = self.documents(&files_of(bucket));
-        let deleted = files.delete_one(doc! { "_id": files_id.clone() }).await?.deleted_count;
+        let deleted = files.delete_one(doc! { "_id": files_id.clone() }).within(self.limit).await?.deleted_count;
         let chunks = self.documents(&chunks_of(bucket));
         let of_file = doc! { "files_id": files_id.clone() };
-        while let Some(first) =
-            chunks.find_one(of_file.clone()).sort(doc! { "n": 1 }).projection(doc! { "n": 1 }).await?
-        {
+        let first = || chunks.find_one(of_file.clone()).sort(doc! { "n": 1 }).projection(doc! { "n": 1 });
+        while let Some(first) = first().within(self.limit).await? {
             let n = first.get("n").cloned().unwrap_or(Bson::Null);
             let window = match n.as_i64().or_else(|| n.as_i32().map(i64::from)) {
                 Some(n) => {
@@ -197,7 +197,7 @@ impl Store {
                 }
                 None => doc! { "_id": first.get("_id").cloned() },
             };
-            chunks.delete_many(window).await?;
+            chunks.delete_many(window).within(self.limit).await?;
         }
         Ok(deleted == 1)
     }
@@ -209,6 +209,6 @@ pub struct ForeignScan(mongodb::Cursor<Document>);
 impl ForeignScan {
     /// The next document; none at the end.
     pub async fn next(&mut self) -> StoreResult<Option<Document>> {
-        Ok(self.0.try_next().await?)
+        Ok(self.0.try_next().within(SCAN_LIMIT).await?)
     }
 }

@@ -9,6 +9,7 @@ use mongodb::bson::{Bson, Document, doc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::limit::Within;
 use super::schema::GUARDS;
 use super::{Id, Store, StoreError, StoreResult, new_id};
 
@@ -75,7 +76,7 @@ impl Guard {
     /// # Errors
     /// When the database fails; it runs out by itself then, but for a restore's.
     pub async fn release(self) -> StoreResult<()> {
-        self.store.documents(GUARDS).delete_one(self.key).await?;
+        self.store.documents(GUARDS).delete_one(self.key).within(self.store.limit).await?;
         Ok(())
     }
 }
@@ -91,7 +92,7 @@ impl Store {
     /// Whether a backup reads what a reap could take. **MUST** be asked after what to reap was looked up.
     pub async fn is_reaping_paused(&self) -> StoreResult<bool> {
         let running = doc! { "act": "backup", "$expr": { "$gt": ["$respectedUntil", "$$NOW"] } };
-        Ok(self.documents(GUARDS).find_one(running).await?.is_some())
+        Ok(self.documents(GUARDS).find_one(running).within(self.limit).await?.is_some())
     }
 
     /// Marks the database as being restored, until the guard is released.
@@ -105,7 +106,7 @@ impl Store {
         let dead = doc! { "_id": &id, "$expr": { "$lt": ["$respectedUntil", "$$NOW"] } };
         let mut taken = times(lease);
         taken.insert("owner", owner);
-        let taking = self.documents(GUARDS).update_one(dead, vec![doc! { "$set": taken }]).await?;
+        let taking = self.documents(GUARDS).update_one(dead, vec![doc! { "$set": taken }]).within(self.limit).await?;
         Ok(match taking.matched_count {
             1 => RestoreStart::TakenOver(Guard::start(self, key(&id, owner), lease)),
             _ => RestoreStart::Refused,
@@ -117,7 +118,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unfit`] while a restore runs, and after one died.
     pub async fn require_no_restore(&self) -> StoreResult<()> {
-        match self.documents(GUARDS).find_one(doc! { "_id": RESTORE }).await? {
+        match self.documents(GUARDS).find_one(doc! { "_id": RESTORE }).within(self.limit).await? {
             None => Ok(()),
             Some(_) => {
                 let what =
@@ -135,7 +136,11 @@ impl Store {
         }
         // Matches nothing, so that an id in use is a duplicate and not overwritten.
         let absent = doc! { "_id": id, "act": { "$exists": false } };
-        self.documents(GUARDS).update_one(absent, vec![doc! { "$replaceWith": guard }]).upsert(true).await?;
+        self.documents(GUARDS)
+            .update_one(absent, vec![doc! { "$replaceWith": guard }])
+            .upsert(true)
+            .within(self.limit)
+            .await?;
         Ok(())
     }
 
@@ -145,7 +150,8 @@ impl Store {
         held.insert("$expr", doc! { "$gt": ["$until", "$$NOW"] });
         let mut renewed = times(lease);
         renewed.insert("purgeAt", doc! { "$cond": ["$purgeAt", in_leases(lease, 2), "$$REMOVE"] });
-        let renewal = self.documents(GUARDS).update_one(held, vec![doc! { "$set": renewed }]).await?;
+        let renewal =
+            self.documents(GUARDS).update_one(held, vec![doc! { "$set": renewed }]).within(self.limit).await?;
         Ok(renewal.matched_count == 1)
     }
 }

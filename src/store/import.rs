@@ -2,15 +2,24 @@
 
 use mongodb::bson::{RawDocumentBuf, doc};
 
+use super::limit::Within;
 use super::schema::{GUARDS, is_kept};
 use super::{Store, StoreError, StoreResult};
 
 impl Store {
     /// A collection that has a document, other than the guards.
     pub async fn find_occupied(&self) -> StoreResult<Option<String>> {
-        for name in self.meta.list_collection_names().await? {
+        for name in self.meta.list_collection_names().within(self.limit).await? {
             let is_ours_now = name == GUARDS || name.starts_with("system.");
-            if !is_ours_now && self.documents(&name).find_one(doc! {}).projection(doc! { "_id": 1 }).await?.is_some() {
+            if !is_ours_now
+                && self
+                    .documents(&name)
+                    .find_one(doc! {})
+                    .projection(doc! { "_id": 1 })
+                    .within(self.limit)
+                    .await?
+                    .is_some()
+            {
                 return Ok(Some(name));
             }
         }
@@ -22,20 +31,25 @@ impl Store {
     /// # Errors
     /// [`StoreError::Duplicate`] when one is there.
     pub async fn import(&self, collection: &str, documents: &[RawDocumentBuf]) -> StoreResult<()> {
-        self.data.collection::<RawDocumentBuf>(collection).insert_many(documents).ordered(false).await?;
+        self.data
+            .collection::<RawDocumentBuf>(collection)
+            .insert_many(documents)
+            .ordered(false)
+            .within(self.limit)
+            .await?;
         Ok(())
     }
 
     /// The documents of a collection, counted one by one.
     pub async fn count(&self, collection: &str) -> StoreResult<u64> {
-        Ok(self.documents(collection).count_documents(doc! {}).await?)
+        Ok(self.documents(collection).count_documents(doc! {}).within(self.limit).await?)
     }
 
     /// Removes every collection that a restore makes.
     ///
     /// **MUST** be of a database that was empty when the restore began.
     pub async fn remove_import(&self) -> StoreResult<()> {
-        let mut names: Vec<String> = self.meta.list_collection_names().await?;
+        let mut names: Vec<String> = self.meta.list_collection_names().within(self.limit).await?;
         names.retain(|name| is_kept(name));
         for name in names {
             self.documents(&name).drop().await?;

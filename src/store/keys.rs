@@ -6,6 +6,7 @@ use mongodb::bson::{Binary, RawDocumentBuf, doc};
 use serde::{Deserialize, Serialize};
 
 use super::import::parse;
+use super::limit::Within;
 use super::schema::KEYS;
 use super::segments::{WrapDoc, binary};
 use super::{Id, Store, StoreError, StoreResult};
@@ -76,6 +77,7 @@ impl Store {
             )
             .upsert(true)
             .return_document(mongodb::options::ReturnDocument::After)
+            .within(self.limit)
             .await?
             .ok_or_else(|| StoreError::Damaged("an upsert returned nothing".into()))?;
         Ok(seen.check.bytes)
@@ -83,13 +85,14 @@ impl Store {
 
     /// All roots.
     pub async fn find_roots(&self) -> StoreResult<Vec<RootDoc>> {
-        let found = self.collection::<RootDoc>(KEYS).find(doc! { "_id": { "$gte": "root:", "$lt": "root;" } }).await?;
-        Ok(found.try_collect().await?)
+        let roots = doc! { "_id": { "$gte": "root:", "$lt": "root;" } };
+        let found = self.collection::<RootDoc>(KEYS).find(roots).within(self.limit).await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     /// Inserts a root unless another gateway was first.
     pub async fn insert_root(&self, root: &RootDoc) -> StoreResult<()> {
-        match self.collection::<RootDoc>(KEYS).insert_one(root).await.map_err(StoreError::from) {
+        match self.collection::<RootDoc>(KEYS).insert_one(root).within(self.limit).await.map_err(StoreError::from) {
             Ok(_) | Err(StoreError::Duplicate(_)) => Ok(()),
             Err(error) => Err(error),
         }

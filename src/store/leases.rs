@@ -9,6 +9,7 @@ use mongodb::bson::{Bson, doc};
 use mongodb::options::ReturnDocument;
 use serde::Deserialize;
 
+use super::limit::Within;
 use super::schema::LEASES;
 use super::segments::lease_end;
 use super::{Id, Store, StoreResult};
@@ -32,13 +33,14 @@ impl Store {
             .find_one_and_update(doc! { "_id": job }, vec![doc! { "$set": hold }])
             .upsert(true)
             .return_document(ReturnDocument::After)
+            .within(self.limit)
             .await?;
         Ok(lease.is_some_and(|lease| lease.holder == holder))
     }
 
     /// Gives a lease back before it runs out; another holder's stays.
     pub async fn let_go(&self, job: &str, holder: Id) -> StoreResult<()> {
-        self.documents(LEASES).delete_one(doc! { "_id": job, "holder": holder }).await?;
+        self.documents(LEASES).delete_one(doc! { "_id": job, "holder": holder }).within(self.limit).await?;
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
 use super::audit::AuditDoc;
 use super::blobs::BlobDoc;
+use super::limit::Within;
 use super::registry::{FileDoc, Found, readable};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS};
 use super::segments::State;
@@ -17,10 +18,13 @@ impl Store {
     /// Compare-and-set on the generation: whoever attached the blob meanwhile has changed it.
     pub async fn condemn_unnamed(&self, blob: Id, now: DateTime) -> StoreResult<bool> {
         let blobs = self.collection::<BlobDoc>(BLOBS);
-        let Some(found) = blobs.find_one(doc! { "_id": blob, "state": State::Live.name() }).await? else {
+        let found = blobs.find_one(doc! { "_id": blob, "state": State::Live.name() });
+        let Some(found) = found.within(self.limit).await? else {
             return Ok(false);
         };
-        if self.documents(REGISTRY).find_one(doc! { "blob": blob }).projection(doc! { "_id": 1 }).await?.is_some() {
+        let registry = self.documents(REGISTRY);
+        let naming = registry.find_one(doc! { "blob": blob }).projection(doc! { "_id": 1 }).within(self.limit);
+        if naming.await?.is_some() {
             return Ok(false);
         }
         let unchanged = doc! { "_id": blob, "state": State::Live.name(), "gen": found.generation };
@@ -30,7 +34,8 @@ impl Store {
     /// Condemns pending blobs whose writers let their lease run out, in the database's time.
     pub async fn condemn_abandoned(&self, now: DateTime) -> StoreResult<u64> {
         let abandoned = doc! { "state": State::Pending.name(), "$expr": { "$lt": ["$lease", "$$NOW"] } };
-        Ok(self.documents(BLOBS).update_many(abandoned, condemned(now)).await?.modified_count)
+        let updated = self.documents(BLOBS).update_many(abandoned, condemned(now)).within(self.limit).await?;
+        Ok(updated.modified_count)
     }
 
     /// Live blobs after `after` that no registry document names; also the last id looked at, to go
@@ -48,8 +53,8 @@ impl Store {
             "pipeline": [{ "$limit": 1 }, { "$project": { "_id": 1 } }] } },
             doc! { "$project": { "isNamed": { "$gt": [{ "$size": "$named" }, 0] } } },
         ];
-        let found: Vec<Document> =
-            self.documents(BLOBS).aggregate(pipeline).max_time(self.query_timeout).await?.try_collect().await?;
+        let found = self.documents(BLOBS).aggregate(pipeline).max_time(self.query_timeout).within(self.limit).await?;
+        let found: Vec<Document> = found.try_collect().within(self.limit).await?;
         let id = |document: &Document| document.get_object_id("_id").ok();
         let last = found.last().and_then(id).filter(|_| found.len() as i64 == limit);
         let unnamed = found.iter().filter(|document| matches!(document.get_bool("isNamed"), Ok(false)));
@@ -60,7 +65,8 @@ impl Store {
     pub async fn find_expired(&self, now: DateTime, limit: i64) -> StoreResult<Found> {
         let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": false };
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
-        readable(registry.find(expired).sort(doc! { "expireAt": 1 }).limit(limit).await?).await
+        let found = registry.find(expired).sort(doc! { "expireAt": 1 }).limit(limit).within(self.limit).await?;
+        readable(found).within(self.limit).await
     }
 
     /// Removes an expired file with its audit entry; false when it changed meanwhile.
@@ -74,8 +80,9 @@ impl Store {
     /// Blobs condemned before the quarantine began, a few of them.
     pub async fn find_reapable(&self, before: DateTime, limit: i64) -> StoreResult<Vec<Id>> {
         let due = doc! { "state": State::Condemned.name(), "condemnedAt": { "$lte": before } };
-        let found = self.collection::<BlobDoc>(BLOBS).find(due).sort(doc! { "condemnedAt": 1 }).limit(limit).await?;
-        found.map_ok(|blob| blob.id).try_collect().await.map_err(StoreError::from)
+        let blobs = self.collection::<BlobDoc>(BLOBS);
+        let found = blobs.find(due).sort(doc! { "condemnedAt": 1 }).limit(limit).within(self.limit).await?;
+        found.map_ok(|blob| blob.id).try_collect().within(self.limit).await.map_err(StoreError::from)
     }
 
     /// Removes a condemned blob: each segment's GridFS file, then its row, then the blob.
@@ -84,17 +91,17 @@ impl Store {
     /// May be repeated until done, by several gateways at once.
     pub async fn reap(&self, blob: Id) -> StoreResult<u64> {
         let condemned = doc! { "_id": blob, "state": State::Condemned.name() };
-        if self.documents(BLOBS).find_one(condemned.clone()).await?.is_none() {
+        if self.documents(BLOBS).find_one(condemned.clone()).within(self.limit).await?.is_none() {
             return Ok(0);
         }
         let mut freed = 0;
         for segment in self.find_segments(blob).await? {
             let files_id = segment.files_id.clone().unwrap_or(Bson::ObjectId(segment.id));
             self.delete_grid_file(&segment.bucket, &files_id).await?;
-            self.documents(SEGMENTS).delete_one(doc! { "_id": segment.id }).await?;
+            self.documents(SEGMENTS).delete_one(doc! { "_id": segment.id }).within(self.limit).await?;
             freed += segment.stored_len.unsigned_abs();
         }
-        self.documents(BLOBS).delete_one(condemned).await?;
+        self.documents(BLOBS).delete_one(condemned).within(self.limit).await?;
         Ok(freed)
     }
 }

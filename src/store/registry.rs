@@ -9,6 +9,7 @@ use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, doc};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::audit::AuditDoc;
+use super::limit::Within;
 use super::schema::REGISTRY;
 use super::transaction::{StepError, Transaction};
 use super::usage::UsageEntry;
@@ -191,12 +192,15 @@ impl Store {
     pub async fn find_file(&self, tenant: &str, file: Id, now: DateTime) -> StoreResult<Option<FileDoc>> {
         let mut filter = visible(tenant, now);
         filter.insert("file", file);
-        Ok(self.collection::<FileDoc>(REGISTRY).find_one(filter).max_time(self.query_timeout).await?)
+        let registry = self.collection::<FileDoc>(REGISTRY);
+        Ok(registry.find_one(filter).max_time(self.query_timeout).within(self.limit).await?)
     }
 
     /// Whether there is no file at all.
     pub async fn is_registry_empty(&self) -> StoreResult<bool> {
-        Ok(self.documents(REGISTRY).find_one(doc! {}).projection(doc! { "_id": 1 }).await?.is_none())
+        let registry = self.documents(REGISTRY);
+        let any = registry.find_one(doc! {}).projection(doc! { "_id": 1 }).within(self.limit).await?;
+        Ok(any.is_none())
     }
 
     /// Changes a file's metadata with its audit entry; `before` is the document the change was
@@ -211,7 +215,7 @@ impl Store {
         }
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
+            let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 let registry = self.collection::<FileDoc>(REGISTRY);
                 let unchanged = doc! { "_id": before.id, "updatedAt": before.updated_at };
@@ -224,7 +228,7 @@ impl Store {
                 self.append_audit(audit, session).await?;
                 Ok(updated)
             };
-            let outcome = steps.await;
+            let outcome = steps.within(limit).await;
             if let Some(updated) = transaction.conclude(outcome).await? {
                 return Ok(updated);
             }
@@ -234,7 +238,7 @@ impl Store {
     /// Adds accesses to a version; nothing if it is gone. Not a change of the file: `updatedAt` stays.
     pub async fn add_accesses(&self, version: Id, accesses: Accesses) -> StoreResult<()> {
         let add = doc! { "$inc": { "downloads": accesses.downloads }, "$max": { "lastAccessedAt": accesses.last } };
-        self.documents(REGISTRY).update_one(doc! { "_id": version }, add).await?;
+        self.documents(REGISTRY).update_one(doc! { "_id": version }, add).within(self.limit).await?;
         Ok(())
     }
 
@@ -246,7 +250,7 @@ impl Store {
         let less = UsageEntry::removed(before);
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
+            let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 let unchanged = doc! { "_id": before.id, "updatedAt": before.updated_at };
                 let removed = self.documents(REGISTRY).delete_one(unchanged).session(&mut *session).await?;
@@ -256,7 +260,7 @@ impl Store {
                 self.append_audit(audit, session).await?;
                 self.append_usage(&less, session).await
             };
-            let outcome = steps.await;
+            let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
                 return Ok(());
             }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::blobs::tenant_of;
 use super::keys::RootDoc;
+use super::limit::{SCAN_LIMIT, Within};
 use super::schema::{BLOBS, KEYS, REGISTRY, SEGMENTS};
 use super::segments::{State, WrapDoc};
 use super::{Id, Store, StoreError, StoreResult};
@@ -48,7 +49,7 @@ impl Store {
     pub async fn find_wrapping_keys(&self) -> StoreResult<BTreeSet<String>> {
         let mut kids = BTreeSet::new();
         for collection in [SEGMENTS, KEYS] {
-            let named = self.documents(collection).distinct("enc.kid", doc! {}).await?;
+            let named = self.documents(collection).distinct("enc.kid", doc! {}).within(SCAN_LIMIT).await?;
             kids.extend(named.iter().filter_map(Bson::as_str).filter(|kid| !kid.is_empty()).map(str::to_owned));
         }
         Ok(kids)
@@ -59,8 +60,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn count_wrapped(&self, kid: &str) -> StoreResult<u64> {
-        let segments = self.documents(SEGMENTS).count_documents(wrapped_by(kid)).await?;
-        Ok(segments + self.documents(KEYS).count_documents(wrapped_by(kid)).await?)
+        let segments = self.documents(SEGMENTS).count_documents(wrapped_by(kid)).within(SCAN_LIMIT).await?;
+        Ok(segments + self.documents(KEYS).count_documents(wrapped_by(kid)).within(SCAN_LIMIT).await?)
     }
 
     /// Live segments whose data key is wrapped by `kid`, by id; of an upload that runs the row is its writer's.
@@ -83,8 +84,9 @@ impl Store {
             doc! { "$lookup": owner },
             doc! { "$project": { "enc": 1, "scope": { "$first": "$owner.scope" } } },
         ];
-        let rows = self.documents(SEGMENTS).aggregate(pipeline).with_type::<RawDocumentBuf>().await?;
-        let rows: Vec<RawDocumentBuf> = rows.try_collect().await?;
+        let rows =
+            self.documents(SEGMENTS).aggregate(pipeline).with_type::<RawDocumentBuf>().within(SCAN_LIMIT).await?;
+        let rows: Vec<RawDocumentBuf> = rows.try_collect().within(SCAN_LIMIT).await?;
         let segment = |row: RawDocumentBuf| {
             let id = row.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
             let read = mongodb::bson::deserialize_from_slice::<WrappedRow>(row.as_bytes());
@@ -119,7 +121,11 @@ impl Store {
     ) -> StoreResult<bool> {
         let new = mongodb::bson::serialize_to_document(new).map_err(|error| StoreError::Damaged(error.to_string()))?;
         let unchanged = doc! { "_id": id, "enc.ct": &old.ct };
-        let replaced = self.documents(collection).update_one(unchanged, doc! { "$set": { "enc": new } }).await?;
+        let replaced = self
+            .documents(collection)
+            .update_one(unchanged, doc! { "$set": { "enc": new } })
+            .within(self.limit)
+            .await?;
         Ok(replaced.matched_count == 1)
     }
 
@@ -129,7 +135,10 @@ impl Store {
     /// When the database fails.
     pub async fn name_wrapping_key(&self, primary: &str, in_use: &[&str]) -> StoreResult<()> {
         let stale = doc! { "content.mode": "managed", "content.kid": { "$nin": in_use } };
-        self.documents(REGISTRY).update_many(stale, doc! { "$set": { "content.kid": primary } }).await?;
+        self.documents(REGISTRY)
+            .update_many(stale, doc! { "$set": { "content.kid": primary } })
+            .within(SCAN_LIMIT)
+            .await?;
         Ok(())
     }
 }

@@ -11,12 +11,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::blobs::BlobDoc;
 use super::gridfs::GridFile;
+use super::limit::Within;
 use super::schema::{BLOBS, SEGMENTS};
 use super::{Id, Store, StoreError, StoreResult};
 use crate::format::FormatError;
 use crate::format::key_wrap::{WrapMode, WrappedKey};
 use crate::format::segment::{Codec, FORMAT_VERSION, Layout};
 use futures::TryStreamExt;
+
+/// How long a release is waited for: it only makes sooner what the end of the lease makes of itself.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a segment or a blob is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,7 +258,7 @@ impl Store {
         let renewing = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(lease / 3).await;
-                match store.set_lease(blob, segment, lease_end(lease)).await {
+                match store.set_lease(blob, segment, lease_end(lease)).within(lease / 3).await {
                     Ok(true) => {}
                     Ok(false) => return losing.cancel(),
                     Err(error) => tracing::warn!(error = %error, %segment, "could not renew a lease"),
@@ -275,7 +279,7 @@ impl Store {
         let leased = doc! { "$replaceWith": { "$mergeObjects": [{ "$literal": row }, { "lease": lease_end(lease) }] } };
         // Matches nothing, so that an id in use is a duplicate and not overwritten.
         let absent = doc! { "_id": id, "state": { "$exists": false } };
-        self.documents(collection).update_one(absent, vec![leased]).upsert(true).await?;
+        self.documents(collection).update_one(absent, vec![leased]).upsert(true).within(self.limit).await?;
         Ok(())
     }
 
@@ -284,7 +288,7 @@ impl Store {
     /// Its inserts **MUST** have settled. Rows that a commit made live stay as they are.
     pub async fn release(&self, pending: &Pending) -> StoreResult<()> {
         let at_once = DateTime::from_millis(0).into();
-        self.set_lease(pending.blob.id, pending.segment.id, at_once).await.map(drop)
+        self.set_lease(pending.blob.id, pending.segment.id, at_once).within(RELEASE_LIMIT).await.map(drop)
     }
 
     /// Removes the chunks of an upload whose rows a sweep took away before the last of them came.
@@ -304,7 +308,8 @@ impl Store {
         for (collection, id) in [(BLOBS, blob), (SEGMENTS, segment)] {
             let pending = doc! { "_id": id, "state": State::Pending.name() };
             let renew = vec![doc! { "$set": { "lease": until.clone() } }];
-            are_pending &= self.documents(collection).update_one(pending, renew).await?.matched_count == 1;
+            let renewed = self.documents(collection).update_one(pending, renew).within(self.limit).await?;
+            are_pending &= renewed.matched_count == 1;
         }
         Ok(are_pending)
     }
@@ -316,7 +321,8 @@ impl Store {
             .find(doc! { "blob": blob })
             .sort(doc! { "off": 1 })
             .max_time(self.query_timeout)
+            .within(self.limit)
             .await?;
-        Ok(found.try_collect().await?)
+        Ok(found.try_collect().within(self.limit).await?)
     }
 }

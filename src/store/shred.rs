@@ -3,6 +3,7 @@
 
 use mongodb::bson::{Document, doc};
 
+use super::limit::Within;
 use super::schema::{BLOBS, SEGMENTS};
 use super::transaction::Transaction;
 use super::{Id, Store, StoreResult};
@@ -21,7 +22,7 @@ impl Store {
     ) -> StoreResult<bool> {
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
+            let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 let blobs = self.documents(BLOBS);
                 let condemned = blobs.update_one(unchanged.clone(), condemn.clone()).session(&mut *session).await?;
@@ -31,7 +32,7 @@ impl Store {
                 }
                 Ok(condemned.matched_count == 1)
             };
-            let outcome = steps.await;
+            let outcome = steps.within(limit).await;
             if let Some(is_condemned) = transaction.conclude(outcome).await? {
                 return Ok(is_condemned);
             }

@@ -9,6 +9,7 @@ use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{DatabaseOptions, ReadConcern};
 use mongodb::{ClientSession, Database, SessionCursor};
 
+use super::limit::Within;
 use super::schema::{COLLECTIONS, Keeping, REGISTRY};
 use super::segments::State;
 use super::{Store, StoreError, StoreResult};
@@ -60,7 +61,7 @@ impl Store {
     }
 
     async fn try_snapshot(&self) -> mongodb::error::Result<Snapshot> {
-        let mut session = self.meta.client().start_session().snapshot(true).await?;
+        let mut session = self.meta.client().start_session().snapshot(true).within(self.limit).await?;
         // The driver lets a database's own read concern stand, and then no read is of the snapshot.
         let options = DatabaseOptions::builder().read_concern(ReadConcern::snapshot()).build();
         let database = self.meta.client().database_with_options(self.meta.name(), options);
@@ -73,7 +74,7 @@ impl Store {
 
     /// The collections of the database that a backup leaves out, by name.
     pub async fn list_left_out(&self) -> StoreResult<Vec<String>> {
-        let mut names = self.meta.list_collection_names().await?;
+        let mut names = self.meta.list_collection_names().within(self.limit).await?;
         names.retain(|name| !super::schema::is_kept(name) && !name.starts_with("system."));
         names.sort();
         Ok(names)

@@ -1,18 +1,19 @@
 //! The only loop that retries transactions, by the driver's error labels. What a transaction
 //! does is its caller's; every attempt **MUST** do the same with the same ids.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mongodb::ClientSession;
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{ReadConcern, TransactionOptions};
 
+use super::limit::{Budget, Within, is_cut};
 use super::{Store, StoreError, StoreResult};
 
-/// How long attempts go on before the last error is reported.
-const BUDGET: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long an abort is waited for: it only frees sooner what the server frees by itself.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the steps of a transaction ran into.
 #[derive(Debug)]
@@ -29,18 +30,19 @@ impl From<mongodb::error::Error> for StepError {
     }
 }
 
-/// One transaction over as many attempts as it takes.
+/// One transaction over as many attempts as it takes, together at most twice the limit of one operation.
 ///
 /// ```text
 /// let mut transaction = Transaction::new(&store).await?;
 /// loop {
-///     let outcome = steps(transaction.attempt().await?).await;
+///     let (session, limit) = transaction.attempt().await?;
+///     let outcome = steps(session).within(limit).await;
 ///     if let Some(done) = transaction.conclude(outcome).await? { return Ok(done); }
 /// }
 /// ```
 pub struct Transaction {
     session: ClientSession,
-    deadline: Instant,
+    budget: Budget,
     pause: Duration,
 }
 
@@ -50,19 +52,20 @@ impl Transaction {
     /// # Errors
     /// [`StoreError::Unavailable`] when there is no server to open a session on.
     pub async fn new(store: &Store) -> StoreResult<Self> {
-        let session = store.meta.client().start_session().await?;
-        Ok(Self { session, deadline: Instant::now() + BUDGET, pause: FIRST_PAUSE })
+        let budget = Budget::new(store.limit);
+        let session = store.meta.client().start_session().within(budget.limit()).await?;
+        Ok(Self { session, budget, pause: FIRST_PAUSE })
     }
 
-    /// Begins the next attempt.
+    /// Begins the next attempt; its steps together **MUST** take no longer than the limit that comes with it.
     ///
     /// # Errors
     /// As the driver's `startTransaction`.
-    pub async fn attempt(&mut self) -> StoreResult<&mut ClientSession> {
+    pub async fn attempt(&mut self) -> StoreResult<(&mut ClientSession, Duration)> {
         let options =
             TransactionOptions::builder().read_concern(ReadConcern::snapshot()).write_concern(super::durable()).build();
-        self.session.start_transaction().with_options(options).await?;
-        Ok(&mut self.session)
+        self.session.start_transaction().with_options(options).within(self.budget.limit()).await?;
+        Ok((&mut self.session, self.budget.limit()))
     }
 
     /// Commits or aborts; `None` asks for another attempt.
@@ -78,7 +81,8 @@ impl Transaction {
             }
             Err(StepError::Driver(error)) => {
                 self.abort().await;
-                self.pause_before_retry(error, TRANSIENT_TRANSACTION_ERROR).await?;
+                let is_aborted = error.contains_label(TRANSIENT_TRANSACTION_ERROR);
+                self.pause_before_retry(error, is_aborted).await?;
                 Ok(None)
             }
         }
@@ -87,30 +91,31 @@ impl Transaction {
     /// True when committed, false when the whole transaction is to be repeated.
     async fn commit(&mut self) -> StoreResult<bool> {
         loop {
-            let Err(error) = self.session.commit_transaction().await else { return Ok(true) };
-            if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
-                self.pause_before_retry(error, UNKNOWN_TRANSACTION_COMMIT_RESULT).await?;
-            } else {
-                self.pause_before_retry(error, TRANSIENT_TRANSACTION_ERROR).await?;
+            let sent = self.session.commit_transaction().within(self.budget.limit()).await;
+            let Err(error) = sent else { return Ok(true) };
+            // Sent, and perhaps done: the server answers the same commit again.
+            let is_unknown = is_cut(&error) || error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT);
+            let is_aborted = error.contains_label(TRANSIENT_TRANSACTION_ERROR);
+            self.pause_before_retry(error, is_unknown || is_aborted).await?;
+            if !is_unknown {
                 return Ok(false);
             }
         }
     }
 
     async fn abort(&mut self) {
-        // The server ends a transaction that is not committed by itself; this only frees it sooner.
-        if let Err(error) = self.session.abort_transaction().await {
+        if let Err(error) = self.session.abort_transaction().within(ABORT_LIMIT).await {
             tracing::debug!(error = %error, "could not abort a transaction");
         }
     }
 
-    async fn pause_before_retry(&mut self, error: mongodb::error::Error, label: &str) -> StoreResult<()> {
-        if !error.contains_label(label) || Instant::now() + self.pause >= self.deadline {
-            return Err(error.into());
-        }
+    async fn pause_before_retry(&mut self, error: mongodb::error::Error, may_help: bool) -> StoreResult<()> {
         // Those that aborted each other must not meet again.
         let [chance] = crate::random::bytes();
-        tokio::time::sleep(self.pause.mul_f64(0.5 + f64::from(chance) / 256.0)).await;
+        let pause = self.pause.mul_f64(0.5 + f64::from(chance) / 256.0);
+        if !may_help || !self.budget.pause(pause).await {
+            return Err(error.into());
+        }
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
     }

@@ -13,6 +13,7 @@ use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use super::audit::AuditDoc;
+use super::limit::{SCAN_LIMIT, Within};
 use super::registry::FileDoc;
 use super::schema::{REGISTRY, USAGE, USAGE_ENTRIES};
 use super::segments::lease_end;
@@ -121,7 +122,7 @@ impl Store {
     /// What a tenant uses and may use, as far as it is counted.
     pub async fn find_usage(&self, tenant: &str) -> StoreResult<Option<UsageDoc>> {
         let usage = self.collection::<UsageDoc>(USAGE);
-        Ok(usage.find_one(doc! { "_id": tenant }).max_time(self.query_timeout).await?)
+        Ok(usage.find_one(doc! { "_id": tenant }).max_time(self.query_timeout).within(self.limit).await?)
     }
 
     /// Sets what a tenant may use, with its audit entry.
@@ -139,13 +140,13 @@ impl Store {
         }
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
+            let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 let usage = self.documents(USAGE);
                 usage.update_one(doc! { "_id": tenant }, change.clone()).upsert(true).session(&mut *session).await?;
                 Ok(self.append_audit(audit, session).await?)
             };
-            let outcome = steps.await;
+            let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
                 return Ok(());
             }
@@ -163,7 +164,7 @@ impl Store {
         ] } };
         let taken = doc! { "id": hold, "bytes": bytes, "until": lease_end(lease) };
         let take = doc! { "$set": { "holds": { "$concatArrays": [or("$holds", Bson::Array(Vec::new())), [taken]] } } };
-        Ok(self.documents(USAGE).update_one(fits, vec![take]).await?.matched_count == 1)
+        Ok(self.documents(USAGE).update_one(fits, vec![take]).within(self.limit).await?.matched_count == 1)
     }
 
     /// Reserves as much as an upload has grown to; false when there is not enough or the hold is gone.
@@ -174,30 +175,34 @@ impl Store {
             "$lte": [{ "$add": [or("$bytes", 0_i64), used, bytes] }, or("$maxBytes", i64::MAX)],
         } };
         let grown = vec![set_hold(hold, doc! { "bytes": bytes, "until": lease_end(lease) })];
-        Ok(self.documents(USAGE).update_one(fits, grown).await?.matched_count == 1)
+        Ok(self.documents(USAGE).update_one(fits, grown).within(self.limit).await?.matched_count == 1)
     }
 
     /// Renews a hold.
     pub async fn renew_hold(&self, tenant: &str, hold: Id, lease: Duration) -> StoreResult<()> {
         let held = doc! { "_id": tenant, "holds.id": hold };
-        self.documents(USAGE).update_one(held, vec![set_hold(hold, doc! { "until": lease_end(lease) })]).await?;
+        self.documents(USAGE)
+            .update_one(held, vec![set_hold(hold, doc! { "until": lease_end(lease) })])
+            .within(self.limit)
+            .await?;
         Ok(())
     }
 
     /// Gives back the room of an upload that made no file.
     pub async fn drop_hold(&self, tenant: &str, hold: Id) -> StoreResult<()> {
         let drop = doc! { "$pull": { "holds": { "id": hold } } };
-        self.documents(USAGE).update_one(doc! { "_id": tenant }, drop).await?;
+        self.documents(USAGE).update_one(doc! { "_id": tenant }, drop).within(self.limit).await?;
         Ok(())
     }
 
     /// Tenants with entries to count, or with holds that ran out.
     pub async fn find_unfolded(&self) -> StoreResult<Vec<String>> {
-        let entries = self.documents(USAGE_ENTRIES).distinct("tenant", doc! {}).await?;
+        let entries = self.documents(USAGE_ENTRIES).distinct("tenant", doc! {}).within(self.limit).await?;
         let expired = doc! { "$expr": { "$anyElementTrue": { "$map": {
         "input": or("$holds", Bson::Array(Vec::new())), "in": { "$lt": ["$$this.until", "$$NOW"] } } } } };
-        let stale = self.collection::<UsageDoc>(USAGE).find(expired).max_time(self.query_timeout).await?;
-        let mut tenants: Vec<String> = stale.map_ok(|usage| usage.tenant).try_collect().await?;
+        let stale =
+            self.collection::<UsageDoc>(USAGE).find(expired).max_time(self.query_timeout).within(self.limit).await?;
+        let mut tenants: Vec<String> = stale.map_ok(|usage| usage.tenant).try_collect().within(self.limit).await?;
         tenants.extend(entries.iter().filter_map(Bson::as_str).map(str::to_owned));
         tenants.sort_unstable();
         tenants.dedup();
@@ -214,11 +219,11 @@ impl Store {
     async fn fold_some(&self, tenant: &str) -> StoreResult<i64> {
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
+            let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 let rows = self.collection::<UsageEntry>(USAGE_ENTRIES);
                 let mut found = rows.find(doc! { "tenant": tenant }).limit(FOLD).session(&mut *session).await?;
-                let entries: Vec<UsageEntry> = found.stream(&mut *session).try_collect().await?;
+                let entries: Vec<UsageEntry> = found.stream(&mut *session).try_collect().within(limit).await?;
                 let holds: Vec<Id> = entries.iter().filter_map(|entry| entry.hold).collect();
                 let sum = |part: fn(&UsageEntry) -> i64| entries.iter().map(part).sum::<i64>();
                 let kept = doc! { "$filter": { "input": or("$holds", Bson::Array(Vec::new())), "cond": { "$and": [
@@ -236,7 +241,7 @@ impl Store {
                 rows.delete_many(doc! { "_id": { "$in": counted } }).session(session).await?;
                 Ok(entries.len() as i64)
             };
-            let outcome = steps.await;
+            let outcome = steps.within(limit).await;
             if let Some(count) = transaction.conclude(outcome).await? {
                 return Ok(count);
             }
@@ -248,7 +253,7 @@ impl Store {
     pub async fn recount_usage(&self, tenant: &str) -> StoreResult<UsageSums> {
         let mut transaction = Transaction::new(self).await?;
         loop {
-            let session = transaction.attempt().await?;
+            let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 let of_file = doc! { "bytes": { "$sum": { "$toLong": "$content.size" } }, "files": { "$sum": 1_i64 } };
                 let files = self.sum(REGISTRY, tenant, of_file, &mut *session).await?;
@@ -264,7 +269,7 @@ impl Store {
                 }
                 Ok(off)
             };
-            let outcome = steps.await;
+            let outcome = steps.within(limit).await;
             if let Some(off) = transaction.conclude(outcome).await? {
                 return Ok(off);
             }
@@ -288,8 +293,8 @@ impl Store {
 
     /// Every tenant that has files or counters.
     pub async fn find_tenants(&self) -> StoreResult<Vec<String>> {
-        let with_files = self.documents(REGISTRY).distinct("tenant", doc! {}).await?;
-        let with_usage = self.documents(USAGE).distinct("_id", doc! {}).await?;
+        let with_files = self.documents(REGISTRY).distinct("tenant", doc! {}).within(SCAN_LIMIT).await?;
+        let with_usage = self.documents(USAGE).distinct("_id", doc! {}).within(SCAN_LIMIT).await?;
         let mut tenants: Vec<String> =
             with_files.iter().chain(&with_usage).filter_map(Bson::as_str).map(str::to_owned).collect();
         tenants.sort_unstable();

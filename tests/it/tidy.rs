@@ -81,6 +81,35 @@ const CLOCK_READERS: [(&str, &str); 3] = [
     ("src/mongod/fetch.rs", "the age of folders on disk, in a test"),
 ];
 
+/// The driver's acts that wait for the database; those with a session are limited with their transaction.
+const ACTS: [&str; 22] = [
+    "abort_transaction",
+    "aggregate",
+    "commit_transaction",
+    "count_documents",
+    "delete_many",
+    "delete_one",
+    "distinct",
+    "find",
+    "find_one",
+    "find_one_and_update",
+    "insert_many",
+    "insert_one",
+    "list_collection_names",
+    "replace_one",
+    "run_command",
+    "start_session",
+    "start_transaction",
+    "try_collect",
+    "try_next",
+    "update_many",
+    "update_one",
+    "watch",
+];
+
+/// Functions that their callers limit as a whole.
+const LIMITED_BY_CALLERS: [&str; 3] = ["insert_files_once", "insert_once", "readable"];
+
 const MAX_FILE_LINES: usize = 400;
 const MAX_FUNCTION_LINES: usize = 80;
 
@@ -370,6 +399,41 @@ fn nothing_is_unwrapped_outside_tests() {
         },
         SourceFile::planted("src/a.rs", "//! x\nlet x = y.unwrap();\n"),
     );
+}
+
+/// The driver's acts that are awaited without a limit on how long; the driver has none.
+fn unlimited(file: &SourceFile) -> Vec<String> {
+    let mut offences = Vec::new();
+    if file.module() != "store" || file.path == "src/store/schema.rs" {
+        // At the start, where an index may take as long as it takes.
+        return offences;
+    }
+    let code: Vec<(usize, &str)> = file.code().collect();
+    let mut function = "";
+    for (place, (number, line)) in code.iter().enumerate() {
+        if let Some((_, signature)) = line.split_once("fn ") {
+            function = signature.split(['(', '<']).next().unwrap_or_default();
+        }
+        for act in ACTS {
+            let Some((_, rest)) = line.split_once(&format!(".{act}(")) else { continue };
+            let later = code[place + 1..].iter().map(|(_, line)| *line);
+            let text: String = std::iter::once(rest).chain(later).collect();
+            let awaited = text.split(".await").next().unwrap_or_default();
+            let is_limited = awaited.contains(".within(") || awaited.contains(".session(");
+            if !is_limited && !rest.starts_with('|') && !LIMITED_BY_CALLERS.contains(&function) {
+                offences.push(file.offence(*number, &format!("{act} without `.within(limit)`")));
+            }
+        }
+    }
+    offences
+}
+
+#[test]
+fn no_wait_for_the_database_is_unlimited() {
+    let planted = "//! x\nlet found = files.find_one(doc! {})\n    .await?;\n";
+    holds(unlimited, SourceFile::planted("src/store/a.rs", planted));
+    let limited = planted.replace("\n    .await", ".within(self.limit).await");
+    assert!(unlimited(&SourceFile::planted("src/store/a.rs", &limited)).is_empty());
 }
 
 /// The numbers that are doubled or left out, and file names that are not a number and a title.

@@ -9,6 +9,7 @@ use mongodb::bson::{Bson, RawDocument, RawDocumentBuf, doc};
 
 use super::GridFile;
 use crate::store::chunks::whole_number;
+use crate::store::limit::Within;
 use crate::store::schema::{chunks_of, files_of};
 use crate::store::{Store, StoreError, StoreResult};
 
@@ -79,7 +80,8 @@ impl Store {
         let Some(first) = files.first() else { return Ok(Vec::new()) };
         let ids: Vec<Bson> = files.iter().map(|file| file.files_id.clone()).collect();
         let collection = self.collection::<RawDocumentBuf>(&files_of(&first.bucket));
-        let found: Vec<_> = collection.find(doc! { "_id": { "$in": ids } }).await?.try_collect().await?;
+        let found = collection.find(doc! { "_id": { "$in": ids } }).within(self.limit).await?;
+        let found: Vec<_> = found.try_collect().within(self.limit).await?;
         if found.len() == files.len() {
             return Ok(found);
         }
@@ -112,8 +114,10 @@ impl Store {
             .collection::<RawDocumentBuf>(&chunks_of(&first.bucket))
             .find(doc! { "files_id": { "$in": ids }, "n": numbers })
             .sort(doc! { "files_id": 1, "n": 1 })
+            .within(self.limit)
             .await?
             .try_collect()
+            .within(self.limit)
             .await?;
         for chunk in &found {
             expect_next(&mut awaited, chunk)

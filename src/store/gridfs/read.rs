@@ -10,6 +10,7 @@ use mongodb::bson::{RawDocumentBuf, doc};
 
 use super::GridFile;
 use crate::store::chunks::payloads;
+use crate::store::limit::Within;
 use crate::store::schema::chunks_of;
 use crate::store::{Store, StoreError, StoreResult};
 
@@ -105,8 +106,9 @@ impl Store {
             // The server's own first batch is 101 documents.
             .batch_size(limit)
             .batch()
+            .within(self.limit)
             .await?;
-        match batches.try_next().await? {
+        match batches.try_next().within(self.limit).await? {
             Some(batch) => payloads(batch, wanted, |n| file.chunk_len(n)),
             None => Err(StoreError::Damaged(format!("chunk {} is missing", wanted.start))),
         }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::repeat;
 use crate::store::chunks::{AttemptPrefix, ChunkDocument};
+use crate::store::limit::Within;
 use crate::store::schema::{BUDGET_UNIT_LEN, chunks_of};
 use crate::store::segments::{LeaseKeeper, Pending, State};
 use crate::store::{DUPLICATE_KEY, Id, Store, StoreError, StoreResult};
@@ -166,8 +167,8 @@ impl ChunkWriter {
             Reservation::Made(lease) if lease.is_lost() => return Err(StoreError::Stale),
             Reservation::Made(_) => {}
         }
-        let chunks = self.chunks.clone();
-        self.in_flight.spawn(async move { insert_batch(&chunks, batch).await });
+        let (chunks, limit) = (self.chunks.clone(), self.store.limit);
+        self.in_flight.spawn(async move { insert_batch(&chunks, batch, limit).await });
         Ok(())
     }
 
@@ -205,7 +206,8 @@ impl ChunkWriter {
         let sent = self.send_batch().await;
         let settled = self.settle().await;
         sent.and(settled)?;
-        let stored = self.chunks.count_documents(doc! { "files_id": self.files_id }).await?;
+        let count = self.chunks.count_documents(doc! { "files_id": self.files_id });
+        let stored = count.within(self.store.limit).await?;
         if stored != u64::from(self.next_n) {
             let rows = self.store.find_segments_by_id(&[self.files_id]).await?;
             if rows.iter().all(|row| row.state != State::Pending) {
@@ -242,8 +244,8 @@ pub enum WrittenChunks {
 }
 
 /// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
-async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch) -> StoreResult<()> {
-    repeat("chunks", || insert_once(chunks, &batch.documents)).await
+async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch, limit: Duration) -> StoreResult<()> {
+    repeat("chunks", limit, || insert_once(chunks, &batch.documents)).await
 }
 
 async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {

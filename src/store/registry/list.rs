@@ -6,6 +6,7 @@ use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use serde::Deserialize;
 
 use super::{FileDoc, Found, readable, visible};
+use crate::store::limit::Within;
 use crate::store::schema::REGISTRY;
 use crate::store::{Id, Store, StoreError, StoreResult};
 
@@ -160,6 +161,7 @@ impl Store {
             .sort(doc! { key: sign, "_id": sign })
             .limit(query.limit)
             .max_time(self.query_timeout)
+            .within(self.limit)
             .await?;
         readable(found).await
     }
@@ -168,7 +170,15 @@ impl Store {
     pub async fn find_expiring(&self, tenant: &str, until: DateTime, limit: i64) -> StoreResult<Found> {
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
         let files = registry.find(expiring(tenant, until));
-        readable(files.sort(doc! { "expireAt": 1, "_id": 1 }).limit(limit).max_time(self.query_timeout).await?).await
+        readable(
+            files
+                .sort(doc! { "expireAt": 1, "_id": 1 })
+                .limit(limit)
+                .max_time(self.query_timeout)
+                .within(self.limit)
+                .await?,
+        )
+        .await
     }
 
     /// How many those are, and their plaintext bytes.
@@ -177,18 +187,33 @@ impl Store {
             doc! { "_id": null, "count": { "$sum": 1_i64 }, "bytes": { "$sum": { "$toLong": "$content.size" } } };
         let pipeline = [doc! { "$match": expiring(tenant, until) }, doc! { "$group": sums }];
         let registry = self.documents(REGISTRY);
-        let mut found = registry.aggregate(pipeline).max_time(self.query_timeout).with_type::<FileSums>().await?;
-        Ok(found.try_next().await?.unwrap_or_default())
+        let mut found = registry
+            .aggregate(pipeline)
+            .max_time(self.query_timeout)
+            .with_type::<FileSums>()
+            .within(self.limit)
+            .await?;
+        Ok(found.try_next().within(self.limit).await?.unwrap_or_default())
     }
 
     /// How many files name a blob.
     pub async fn count_sharing(&self, blob: Id) -> StoreResult<u64> {
-        Ok(self.documents(REGISTRY).count_documents(doc! { "blob": blob }).max_time(self.query_timeout).await?)
+        Ok(self
+            .documents(REGISTRY)
+            .count_documents(doc! { "blob": blob })
+            .max_time(self.query_timeout)
+            .within(self.limit)
+            .await?)
     }
 
     /// How many of a tenant's files the filter shows.
     pub async fn count_files(&self, tenant: &str, filter: &FileFilter, now: DateTime) -> StoreResult<u64> {
         let filter = filter.to_document(tenant, now);
-        Ok(self.collection::<FileDoc>(REGISTRY).count_documents(filter).max_time(self.query_timeout).await?)
+        Ok(self
+            .collection::<FileDoc>(REGISTRY)
+            .count_documents(filter)
+            .max_time(self.query_timeout)
+            .within(self.limit)
+            .await?)
     }
 }
