@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::support::app::{ADMIN_KEY, TestApp, content_path, noise, settings_for};
+use crate::support::mongod;
 use crate::support::requests::{Form, Reply, send};
 use crate::support::scan::find_bytes;
 
@@ -261,7 +262,7 @@ async fn tampered_records_of_content_under_a_clients_key_open_nothing() {
 
 /// A gateway's answer to a request that came from somewhere.
 async fn from_peer(app: &TestApp, allow: bool, peer: Option<&str>, request: &[(&str, &str)], path: &str) -> Value {
-    let mut settings = settings_for(&app.database);
+    let mut settings = settings_for(mongod::uri(), &app.database);
     settings.server.allow_insecure_customer_keys = allow;
     let router = http::router(app::app_state(app.app.files.clone(), &settings, &app.url));
     let mut head = Request::get(path).header("host", "gridgate").header("authorization", format!("Bearer {ADMIN_KEY}"));

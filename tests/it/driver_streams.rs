@@ -198,8 +198,7 @@ async fn a_files_document_that_no_majority_confirmed_keeps_its_chunks() {
         let error = doc! { "code": 64, "errmsg": "timed out" };
         let namespace = format!("{}.files.files", test.db.name());
         let fail = doc! { "failCommands": ["insert"], "namespace": namespace, "writeConcernError": error };
-        let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": times }, "data": fail };
-        own.client().await.database("admin").run_command(point).await.unwrap();
+        own.fail(times, fail).await;
     };
     let bytes = noise(2 << 20, 9);
     // Not confirmed at first, and confirmed when it is asked for again.

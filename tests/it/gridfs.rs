@@ -162,9 +162,7 @@ async fn inserts_whose_outcome_is_unknown_are_repeated_with_the_same_ids() {
         // More often than the driver itself repeats a command.
         let mut fail = doc! { "failCommands": ["insert"], "namespace": format!("{}.files.chunks", test.db.name()) };
         fail.extend(fault);
-        let admin = own.client().await.database("admin");
-        let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": 3 }, "data": fail };
-        admin.run_command(point).await.unwrap();
+        own.fail(3, fail).await;
         let file = test.write(64 << 10, &bytes).await;
         assert!(test.read(&file, 0..bytes.len() as u64).await.unwrap() == bytes, "an insert that {what}");
         let of_file = doc! { "files_id": file.files_id };

@@ -18,6 +18,7 @@ use mongodb::bson::{RawDocumentBuf, serialize_to_document};
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, content_path, new_database, noise, secret, settings_for};
+use crate::support::mongod;
 use crate::support::program::{self, Ended};
 use crate::support::requests::send;
 
@@ -182,7 +183,7 @@ async fn files_are_read_and_written_while_keys_rotate_and_a_killed_run_is_finish
 
 /// What keeps a gateway with this keyring from starting.
 async fn refusal(database: &str, ring: &str) -> String {
-    let mut settings = settings_for(database);
+    let mut settings = settings_for(mongod::uri(), database);
     settings.keys.master_key = secret(ring);
     let error = App::open(&settings).await.err().unwrap_or_else(|| panic!("it starts with {ring:.4}"));
     error.to_string()

@@ -24,6 +24,7 @@ pub struct TestApp {
     pub url: String,
     pub database: String,
     pub clock: Clock,
+    uri: String,
     client: reqwest::Client,
     stop: CancellationToken,
 }
@@ -46,7 +47,12 @@ impl TestApp {
 
     /// A gateway on a database that may be in use already.
     pub async fn start_on(database: String, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = settings_for(&database);
+        Self::start_at(mongod::uri(), database, change).await
+    }
+
+    /// A gateway on a server of the test's own.
+    pub async fn start_at(uri: &str, database: String, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings_for(uri, &database);
         change(&mut settings);
         let app = app::App::open(&settings).await.unwrap();
         let listener = TcpListener::bind(&settings.server.listen).await.unwrap();
@@ -58,7 +64,7 @@ impl TestApp {
         tokio::spawn(async move { http::serve::serve(listener, router, &server, stopping).await });
         let clock = app.files.clock.clone();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { app, url, database, clock, client, stop }
+        Self { app, url, database, clock, uri: uri.to_owned(), client, stop }
     }
 
     /// Begins to drain.
@@ -111,30 +117,23 @@ impl TestApp {
 
     /// The database itself, past the gateway.
     pub async fn mongo(&self) -> mongodb::Database {
-        mongodb::Client::with_uri_str(mongod::uri()).await.unwrap().database(&self.database)
+        mongodb::Client::with_uri_str(&self.uri).await.unwrap().database(&self.database)
     }
 }
 
 impl Drop for TestApp {
     fn drop(&mut self) {
         self.stop.cancel();
-        let database = self.database.clone();
-        // A runtime of its own: the test's may be ending.
-        let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let client = mongodb::Client::with_uri_str(mongod::uri()).await.unwrap();
-                client.database(&database).drop().await.unwrap();
-            });
-        });
-        dropping.join().unwrap();
+        if self.uri == mongod::uri() {
+            mongod::drop_database(&self.database);
+        }
     }
 }
 
 /// The settings of a test gateway.
-pub fn settings_for(database: &str) -> Settings {
+pub fn settings_for(uri: &str, database: &str) -> Settings {
     let flags = [
-        ("database.uri", mongod::uri().to_owned()),
+        ("database.uri", uri.to_owned()),
         ("database.name", database.to_owned()),
         ("auth.admin_key", ADMIN_KEY.to_owned()),
         ("keys.master_key", MASTER_KEY.to_owned()),
