@@ -1,19 +1,20 @@
 //! The command line: one function a command, each over [`App`] or a running server.
 
 mod backup;
-mod progress;
+mod bar;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::app::{self, App, StartError};
 use crate::config::Settings;
 use crate::files::authenticate::DEFAULT_TENANT;
-use crate::jobs::{fsck, rekey, sweep};
+use crate::jobs::progress::Progress;
+use crate::jobs::{fsck, rekey, scrub, sweep};
 use crate::telemetry;
-use progress::Progress;
 
 /// File storage over MongoDB GridFS.
 #[derive(Debug, Parser)]
@@ -45,6 +46,21 @@ enum Command {
         /// Print the whole report as JSON.
         #[arg(long)]
         json: bool,
+        /// Condemn what provably nothing names; the sweep removes it after the quarantine.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Read everything that is stored and verify it; exit 1 if something is damaged.
+    Scrub {
+        /// Print the whole report as JSON.
+        #[arg(long)]
+        json: bool,
+        /// MiB of stored bytes a second; the setting's otherwise.
+        #[arg(long, value_name = "MIB_PER_SEC", value_parser = clap::value_parser!(u64).range(1..=10_240))]
+        rate: Option<u64>,
+        /// Only the content of this bucket.
+        #[arg(long)]
+        bucket: Option<String>,
     },
     /// Make files of what other programs stored in a GridFS bucket, without copying bytes.
     Adopt {
@@ -104,7 +120,15 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
             Command::Serve => app::run(&settings).await.map(|()| ExitCode::SUCCESS),
             Command::InitDb => with_app(&settings, async |_| Ok(ExitCode::SUCCESS)).await,
             Command::CheckConfig => Ok(ExitCode::SUCCESS),
-            Command::Fsck { json } => with_app(&settings, async |app| run_fsck(app, json).await).await,
+            Command::Fsck { json, repair } => {
+                let mode = if repair { fsck::Mode::Repair } else { fsck::Mode::Check };
+                with_app(&settings, async |app| run_fsck(app, mode, json).await).await
+            }
+            Command::Scrub { json, rate, bucket } => {
+                let mib_per_sec = rate.unwrap_or(settings.storage.scrub_mib_per_sec);
+                let wanted = scrub::Scrub { bucket, mib_per_sec, every: Duration::ZERO };
+                with_app(&settings, async |app| run_scrub(app, &wanted, json).await).await
+            }
             Command::Adopt { bucket, tenant } => {
                 with_app(&settings, async |app| run_adopt(app, &bucket, &tenant).await).await
             }
@@ -131,26 +155,42 @@ async fn with_app(
     outcome
 }
 
-async fn run_fsck(app: &App, as_json: bool) -> Result<ExitCode, StartError> {
-    let report = fsck::fsck(&app.files).await?;
+async fn run_fsck(app: &App, mode: fsck::Mode, as_json: bool) -> Result<ExitCode, StartError> {
+    let progress = Progress::default();
+    let report = bar::draw(&progress, bar::Unit::Documents, fsck::run(&app.files, mode, &progress)).await?;
     if as_json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
-        let kinds = [
-            ("missing", &report.missing),
-            ("mismatched", &report.mismatched),
-            ("orphans", &report.orphans),
-            ("leaked", &report.leaked),
-        ];
-        for (kind, findings) in kinds {
-            findings
-                .items
-                .iter()
-                .for_each(|finding| println!("{kind}: {} {} {}", finding.place, finding.id, finding.what));
+        for (kind, findings) in report.kinds() {
+            for finding in &findings.items {
+                println!("{kind}: {} {} {}", finding.place, finding.id, finding.what);
+            }
         }
-        let checked = &report.checked;
+        let (checked, repaired) = (&report.checked, &report.repaired);
         println!("{} files, {} segments, {} chunks checked", checked.files, checked.segments, checked.chunks);
+        if mode == fsck::Mode::Repair {
+            let [blobs, segments] = [repaired.blobs, repaired.segments];
+            let [grid_files, chunks] = [repaired.grid_files, repaired.chunks];
+            println!("condemned: {blobs} blobs, {segments} segments, {grid_files} files, chunks of {chunks} files");
+        }
         println!("{}", if report.ok { "nothing is wrong" } else { "the store needs attention" });
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run_scrub(app: &App, wanted: &scrub::Scrub, as_json: bool) -> Result<ExitCode, StartError> {
+    let progress = Progress::default();
+    let outcome = bar::draw(&progress, bar::Unit::Bytes, scrub::scrub(&app.files, wanted, &progress)).await?;
+    let report = outcome.ok_or("another scrub is under way, or one was cut within the last minute")?;
+    if as_json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        for damage in &report.damages {
+            println!("damaged: {} {} {}", damage.file, damage.place, damage.what);
+        }
+        println!("{} contents, {} bytes verified", report.blobs, report.bytes);
+        println!("{} under keys of clients, {} under keys that are not here", report.skipped, report.keyless);
+        println!("{}", if report.ok { "nothing is damaged" } else { "restore what is damaged" });
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -168,9 +208,9 @@ async fn run_sweep(app: &App) -> Result<ExitCode, StartError> {
 }
 
 async fn run_rekey(app: &App) -> Result<ExitCode, StartError> {
-    let mut progress = Progress::new("rekey");
-    let report = rekey::rekey(&app.files, |done, all| progress.show(done, all)).await?;
-    drop(progress);
+    let progress = Progress::default();
+    let rekeying = rekey::rekey(&app.files, |done, all| progress.show(done, all));
+    let report = bar::draw(&progress, bar::Unit::Documents, rekeying).await?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(if report.is_done() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

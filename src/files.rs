@@ -20,6 +20,7 @@ pub mod quota;
 pub mod retention;
 pub mod space;
 pub mod turns;
+pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,12 @@ pub struct StorageSettings {
     pub idempotency_secs: u64,
     /// Pause between two sweeps, 1 second to 1 day.
     pub sweep_interval_secs: u64,
+    /// Pause between two scrubs, 0 (never) to 1 year.
+    pub scrub_interval_secs: u64,
+    /// How fast a scrub reads, 1 to 10,240 MiB a second.
+    pub scrub_mib_per_sec: u64,
+    /// Pause between two checks of the store, 0 (never) to 1 year.
+    pub fsck_interval_secs: u64,
     /// Disk space of the database that uploads leave free, 0 to 1,048,576 MiB.
     pub min_free_mib: u64,
 }
@@ -67,6 +74,9 @@ impl StorageSettings {
             ("storage.purge_grace_secs", self.purge_grace_secs, 60..=30 * DAY),
             ("storage.idempotency_secs", self.idempotency_secs, 60..=30 * DAY),
             ("storage.sweep_interval_secs", self.sweep_interval_secs, 1..=DAY),
+            ("storage.scrub_interval_secs", self.scrub_interval_secs, 0..=365 * DAY),
+            ("storage.scrub_mib_per_sec", self.scrub_mib_per_sec, 1..=10_240),
+            ("storage.fsck_interval_secs", self.fsck_interval_secs, 0..=365 * DAY),
             ("storage.min_free_mib", self.min_free_mib, 0..=1 << 20),
         ];
         match ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {

@@ -15,6 +15,7 @@ pub mod files;
 pub mod form;
 pub mod guard;
 pub mod health;
+pub mod metrics;
 pub mod negotiate;
 pub mod problem;
 pub mod query;
@@ -108,6 +109,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::show).layer(compressed()))
         .route("/openapi.yaml", get(health::openapi).layer(compressed()))
         .fallback(async || Error::new(ErrorCode::RouteNotFound, "No route has this path."))
         .method_not_allowed_fallback(async || {
@@ -116,5 +118,6 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn(guard::refuse_ambiguous_framing))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn_with_state(state.clone(), problem::render))
+        .layer(from_fn(metrics::count))
         .with_state(state)
 }

@@ -1,7 +1,10 @@
 //! Work that no request waits for: run again and again until the server stops.
 
 pub mod fsck;
+mod held;
+pub mod progress;
 pub mod rekey;
+pub mod scrub;
 pub mod sweep;
 
 use std::time::Duration;
@@ -11,9 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Result;
 use crate::files::{Files, downloads, quota, space};
+use crate::metrics;
 
 /// Pause between two looks at the oplog.
 const OPLOG_INTERVAL: Duration = Duration::from_secs(300);
+/// Longest pause between two looks whether a job of a longer interval is due.
+const DUE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts every job; they end when `stop` is cancelled.
 pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
@@ -34,8 +40,17 @@ pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
     jobs.spawn(repeat("recount usage", quota::RECOUNT_INTERVAL, stop.clone(), async move || {
         recount.recount_usage().await
     }));
+    let (scrubbing, checking) = (files.clone(), files.clone());
+    if let Some(pause) = due_interval(files.settings.scrub_interval_secs) {
+        jobs.spawn(repeat("see to the scrub", pause, stop.clone(), async move || scrub::scheduled(&scrubbing).await));
+    }
+    if let Some(pause) = due_interval(files.settings.fsck_interval_secs) {
+        jobs.spawn(repeat("see to the check", pause, stop.clone(), async move || fsck::scheduled(&checking).await));
+    }
     jobs.spawn(repeat("sweep", sweep_interval, stop.clone(), async move || {
-        if let Some(report) = sweeper.sweep(&files).await?.filter(|report| !report.is_empty()) {
+        let Some(report) = sweeper.sweep(&files).await? else { return Ok(()) };
+        metrics::swept(report.expired, report.condemned, report.reaped, report.freed_bytes);
+        if !report.is_empty() {
             tracing::info!(?report, "swept");
         }
         Ok(())
@@ -44,10 +59,17 @@ pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
     jobs
 }
 
+/// How often to see whether a job of a longer interval is due; none where it never is.
+fn due_interval(interval_secs: u64) -> Option<Duration> {
+    (interval_secs > 0).then(|| Duration::from_secs(interval_secs).min(DUE_INTERVAL))
+}
+
 /// Runs a job after every pause; one that is cut by the end, or failed, goes on with its next run.
-async fn repeat(job: &str, pause: Duration, stop: CancellationToken, mut run: impl AsyncFnMut() -> Result<()>) {
+async fn repeat(job: &'static str, pause: Duration, stop: CancellationToken, mut run: impl AsyncFnMut() -> Result<()>) {
     while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-        if let Some(Err(error)) = stop.run_until_cancelled(run()).await {
+        let Some(outcome) = stop.run_until_cancelled(run()).await else { continue };
+        metrics::job_ended(job, outcome.is_ok());
+        if let Err(error) = outcome {
             tracing::warn!(job, %error, cause = ?error.cause, "a job failed");
         }
     }

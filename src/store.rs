@@ -10,17 +10,21 @@ pub mod blobs;
 pub mod census;
 pub mod chunks;
 pub mod commit;
+pub mod damage;
 pub mod gridfs;
 pub mod guards;
 pub mod import;
 pub mod keys;
 pub mod leases;
 mod limit;
+pub mod orphans;
 pub mod reclaim;
 pub mod registry;
 pub mod rekey;
+pub mod runs;
 pub mod schema;
 pub mod segments;
+pub mod shape;
 pub mod shred;
 pub mod snapshot;
 pub mod transaction;
@@ -44,6 +48,7 @@ use tokio::sync::Semaphore;
 use limit::Within;
 
 use crate::error::{Error, ErrorCode};
+use crate::metrics;
 use crate::secret::Secret;
 
 /// How to reach and use the database.
@@ -132,6 +137,21 @@ pub(crate) const DUPLICATE_KEY: i32 = 11_000;
 
 impl From<mongodb::error::Error> for StoreError {
     fn from(error: mongodb::error::Error) -> Self {
+        let error = Self::classify(error);
+        match &error {
+            // An answer that is expected.
+            Self::Duplicate(_) => {}
+            Self::Unavailable(_) => metrics::database_error("unavailable"),
+            Self::Timeout(_) => metrics::database_error("timeout"),
+            Self::NoSpace(_) => metrics::database_error("no_space"),
+            _ => metrics::database_error("other"),
+        }
+        error
+    }
+}
+
+impl StoreError {
+    fn classify(error: mongodb::error::Error) -> Self {
         let code = server_code(&error);
         if code == Some(OUT_OF_DISK_SPACE) || error.to_string().contains("No space left on device") {
             return Self::NoSpace(error);

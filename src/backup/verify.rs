@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::jobs::fsck::fsck;
 use crate::jobs::fsck::report::{FsckReport, LISTED};
+use crate::store::census::Which;
 use crate::store::registry::FileDoc;
 
 /// Files looked at together.
@@ -73,10 +74,14 @@ pub async fn verify(files: &Files, manifest: &Manifest, reads_content: bool) -> 
 async fn read_contents(files: &Files) -> Result<ContentReport, Error> {
     let (mut report, mut after) = (ContentReport::default(), None);
     loop {
-        let page = files.store.page_files(after, PAGE).await.map_err(|error| error.doing("list the files"))?;
+        let page = files
+            .store
+            .list_registry(Which::After(after, PAGE))
+            .await
+            .map_err(|error| error.doing("list the files"))?;
         let Some(last) = page.last() else { return Ok(report) };
         after = Some(last.id);
-        for file in page.into_iter().filter_map(|entry| entry.file) {
+        for file in page.into_iter().filter_map(|entry| entry.row) {
             if file.content.mode.as_deref() == Some("customer") {
                 report.skipped += 1;
                 continue;

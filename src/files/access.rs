@@ -9,6 +9,8 @@ pub enum Scope {
     FilesRead,
     /// Making, changing and deleting files of the tenant.
     FilesWrite,
+    /// Seeing what the whole deployment counts.
+    AnalyticsRead,
     /// Everything.
     Admin,
 }
@@ -19,6 +21,7 @@ impl Scope {
         match name {
             "files:read" => Some(Self::FilesRead),
             "files:write" => Some(Self::FilesWrite),
+            "analytics:read" => Some(Self::AnalyticsRead),
             "admin" => Some(Self::Admin),
             _ => None,
         }
@@ -45,6 +48,8 @@ pub enum Action {
     Write,
     /// See or change how the tenant is run.
     Administer,
+    /// See what is counted.
+    Observe,
 }
 
 /// Decides.
@@ -57,6 +62,7 @@ pub fn permit(principal: &Principal, action: Action) -> Result<(), Error> {
         Action::Read => (Scope::FilesRead, "files:read"),
         Action::Write => (Scope::FilesWrite, "files:write"),
         Action::Administer => (Scope::Admin, "admin"),
+        Action::Observe => (Scope::AnalyticsRead, "analytics:read"),
     };
     if principal.scopes.iter().any(|held| *held == scope || *held == Scope::Admin) {
         return Ok(());
@@ -74,6 +80,7 @@ mod tests {
         let may = |scopes, action| permit(&holder(scopes), action).is_ok();
         assert!(may(&[Scope::FilesRead], Action::Read) && !may(&[Scope::FilesRead], Action::Write));
         assert!(may(&[Scope::FilesWrite], Action::Write) && !may(&[Scope::FilesWrite], Action::Read));
+        assert!(may(&[Scope::AnalyticsRead], Action::Observe) && !may(&[Scope::FilesRead], Action::Observe));
         assert!(may(&[Scope::Admin], Action::Read) && may(&[Scope::Admin], Action::Write));
         assert!(may(&[Scope::Admin], Action::Administer));
         assert!(!may(&[Scope::FilesRead, Scope::FilesWrite], Action::Administer));

@@ -118,7 +118,12 @@ impl Files {
         Ok(OpenedFile { files: self.clone(), doc, plain_len, sha256, segments: segments.into(), customer_key: None })
     }
 
-    fn decoder(&self, tenant: &str, segment: &SegmentDoc, customer_key: Option<&Key>) -> Result<SegmentDecoder> {
+    pub(super) fn decoder(
+        &self,
+        tenant: &str,
+        segment: &SegmentDoc,
+        customer_key: Option<&Key>,
+    ) -> Result<SegmentDecoder> {
         let fail = |error| Error::damaged("open a segment", error);
         let damaged = |error: StoreError| error.doing("open a segment");
         let codec = segment.codec().map_err(damaged)?;

@@ -30,6 +30,7 @@ use crate::error::{Error, ErrorCode};
 use crate::files::access::Principal;
 use crate::files::open::{EncodedContent, OpenedFile};
 use crate::format::segment::Codec;
+use crate::metrics;
 use crate::pipeline::ByteStream;
 use crate::random;
 
@@ -226,6 +227,9 @@ fn respond_multi(
 fn body(stream: ByteStream, request_id: &RequestId) -> Body {
     let id = request_id.clone();
     Body::from_stream(stream.inspect_err(move |error| {
+        if error.code == ErrorCode::Damaged {
+            metrics::integrity_failure();
+        }
         tracing::error!(request.id = &*id.0, error = %error, cause = error.cause.as_deref().map(ToString::to_string), "cut a download");
     }))
 }

@@ -15,6 +15,7 @@ use tracing::Level;
 
 use super::AppState;
 use crate::error::{Error, ErrorCode};
+use crate::metrics;
 use crate::random;
 
 /// Names a request in answers and logs.
@@ -112,6 +113,9 @@ fn problem(error: &Error, id: &RequestId) -> Response {
 
 /// Client faults at debug, trouble that passes at warn, faults of ours at error with their causes.
 fn log(error: &Error, id: &RequestId, method: &str, route: &str) {
+    if error.code == ErrorCode::Damaged {
+        metrics::integrity_failure();
+    }
     let mut causes = Vec::new();
     let mut cause = error.source();
     while let Some(found) = cause {

@@ -26,6 +26,13 @@ type Request = http::Request<Incoming>;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
+impl Peer {
+    /// Whether it is on this machine.
+    pub fn is_loopback(self) -> bool {
+        self.0.ip().to_canonical().is_loopback()
+    }
+}
+
 /// Streams of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 
@@ -74,7 +81,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSetti
     connections.wait().await;
 }
 
-/// The next connection and its slot; none when stopping.
+/// The next connection, its peer and its slot; none when stopping.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,

@@ -1,35 +1,96 @@
 //! Proof that registry, blobs, segments, files and chunks belong together, both ways.
 //!
-//! Reads documents and sums of chunk lengths, not contents (that is a scrub), and changes nothing.
-//! A finding is looked at a second time before it is reported, so uploads and deletes that run
-//! meanwhile are no findings.
+//! Reads documents and sums of chunk lengths, not contents (that is `scrub.rs`), and changes nothing
+//! unless it is to repair. A finding is looked at again until looks change nothing any more, so
+//! uploads, deletes and sweeps that run meanwhile are no findings.
 
+mod judge;
+mod repair;
 pub mod report;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
 
+use super::held::if_due;
+use super::progress::Progress;
 use crate::error::Error;
 use crate::files::Files;
-use crate::store::blobs::BlobDoc;
-use crate::store::census::{ChunkSums, FilesHead};
-use crate::store::registry::FileDoc;
-use crate::store::segments::{SegmentDoc, State};
-use crate::store::{Bson, DateTime, Id, StoreError};
+use crate::metrics;
+use crate::store::census::Which;
+use crate::store::schema::{BLOBS, REGISTRY, SEGMENTS, files_of};
+use crate::store::{Bson, Id, StoreError};
 use report::{Checked, Fault, Finding, FsckReport, LISTED};
 
 /// Documents looked at together.
 const PAGE: usize = 500;
-/// Pause before findings are looked at again.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
+/// Suspects kept until they are looked at again.
+const SUSPECTS: usize = 10_000;
+/// Pause before the first look at suspects; each later one is longer, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// Looks in a row that clear no suspect, before the others are findings.
+const CALM_LOOKS: u32 = 2;
+/// How long looks may go on when each clears some.
+const BUSY_LIMIT: Duration = Duration::from_secs(30);
+/// The longest wait for a sweep that takes away what looks leaked.
+const SWEEP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Checks everything.
+/// Whether to change anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Look only.
+    Check,
+    /// Condemn what provably nothing names.
+    Repair,
+}
+
+/// Checks everything and changes nothing.
 ///
 /// # Errors
 /// When the database fails; nothing is known then.
 pub async fn fsck(files: &Files) -> Result<FsckReport, Error> {
-    let mut check = Check { files, checked: Checked::default(), suspects: Vec::new(), unreadable: Vec::new() };
-    check.run().await.map_err(|error| error.doing("check the store"))
+    run(files, Mode::Check, &Progress::default()).await
+}
+
+/// Checks everything.
+///
+/// # Errors
+/// As [`fsck`].
+pub async fn run(files: &Files, mode: Mode, progress: &Progress) -> Result<FsckReport, Error> {
+    let mut check = Check {
+        files,
+        mode,
+        progress,
+        checked: Checked::default(),
+        suspects: Vec::new(),
+        report: FsckReport::default(),
+    };
+    check.run().await.map_err(|error| error.doing("check the store"))?;
+    let report = check.report;
+    metrics::checked(report.kinds().map(|(kind, findings)| (kind, findings.count)));
+    Ok(report)
+}
+
+/// Runs the scheduled check when it is due.
+///
+/// # Errors
+/// As [`fsck`].
+pub async fn scheduled(files: &Files) -> Result<(), Error> {
+    let every = Duration::from_secs(files.settings.fsck_interval_secs);
+    let outcome = if_due(files, "fsck", every, async |_| fsck(files).await).await;
+    match &outcome {
+        Ok(None) => return Ok(()),
+        Ok(Some(report)) if report.ok => tracing::info!(checked = ?report.checked, "the store belongs together"),
+        Ok(Some(report)) => {
+            for (kind, findings) in report.kinds().filter(|(_, findings)| findings.count > 0) {
+                let first = findings.items.first();
+                tracing::error!(kind, findings.count, ?first, "the store needs attention");
+            }
+        }
+        Err(_) => {}
+    }
+    metrics::job_ended("fsck", outcome.is_ok());
+    outcome.map(drop)
 }
 
 /// Something to look at, and to look at again.
@@ -40,325 +101,201 @@ enum Subject {
     Segment(Id),
     GridFile(String, Bson),
     Chunks(String, Bson),
+    /// A document that has no id by which it could be looked at again.
+    Odd,
 }
 
 struct Suspect {
     subject: Subject,
-    fault: Fault,
-    finding: Finding,
+    found: (Fault, Finding),
 }
 
 struct Check<'a> {
     files: &'a Files,
+    mode: Mode,
+    progress: &'a Progress,
     checked: Checked,
     suspects: Vec<Suspect>,
-    unreadable: Vec<Id>,
+    report: FsckReport,
 }
 
 type Step<T> = Result<T, StoreError>;
 
 impl Check<'_> {
-    async fn run(&mut self) -> Step<FsckReport> {
+    async fn run(&mut self) -> Step<()> {
+        let buckets = self.files.store.list_buckets().await?;
+        for collection in [REGISTRY, BLOBS, SEGMENTS] {
+            self.progress.expect(self.files.store.estimate(collection).await?);
+        }
+        for bucket in &buckets {
+            // Once for the files documents, once for their chunks.
+            self.progress.expect(2 * self.files.store.estimate(&files_of(bucket)).await?);
+        }
+        self.check_ids().await?;
         self.check_registry().await?;
         self.check_blobs().await?;
         self.check_segments().await?;
-        for bucket in self.files.store.list_buckets().await? {
-            self.check_bucket(&bucket).await?;
+        for bucket in &buckets {
+            self.check_files(bucket).await?;
+            self.check_chunks(bucket).await?;
         }
-        let mut confirmed = self.look_again().await?;
-        confirmed.extend(self.unreadable.iter().map(|id| {
-            let what = "cannot be read as a file".to_owned();
-            (Fault::Mismatched, Finding { place: "file_registry".to_owned(), id: id.to_hex(), what })
-        }));
-        let mut report = FsckReport { checked: std::mem::take(&mut self.checked), ..FsckReport::default() };
-        report.ok = confirmed.is_empty();
-        for (fault, finding) in confirmed {
-            let findings = match fault {
-                Fault::Missing => &mut report.missing,
-                Fault::Mismatched => &mut report.mismatched,
-                Fault::Orphans => &mut report.orphans,
-                Fault::Leaked => &mut report.leaked,
-            };
-            findings.count += 1;
-            if findings.items.len() < LISTED {
-                findings.items.push(finding);
+        self.confirm().await?;
+        self.report.checked = std::mem::take(&mut self.checked);
+        let is_ok = self.report.kinds().all(|(_, findings)| findings.count == 0);
+        self.report.ok = is_ok;
+        Ok(())
+    }
+
+    /// Documents whose `_id` no walk by id comes across.
+    async fn check_ids(&mut self) -> Step<()> {
+        for collection in [REGISTRY, BLOBS, SEGMENTS] {
+            for id in self.files.store.find_odd_ids(collection, LISTED as i64).await? {
+                let what = "has an _id of another type".to_owned();
+                self.suspect(Subject::Odd, Fault::Shape, collection, id.to_string(), what);
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     async fn check_registry(&mut self) -> Step<()> {
         let mut after = None;
         loop {
-            let page = self.files.store.page_files(after, PAGE as i64).await?;
+            let page = self.files.store.list_registry(Which::After(after, PAGE as i64)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             self.checked.files += page.len() as u64;
-            let mut readable = Vec::with_capacity(page.len());
-            for entry in page {
-                match entry.file {
-                    Some(file) => readable.push(file),
-                    None => self.unreadable.push(entry.id),
-                }
-            }
-            self.judge_files(readable).await?;
+            self.progress.advance(page.len() as u64);
+            self.judge_files(page).await?;
+            self.confirm_many().await?;
         }
-    }
-
-    async fn judge_files(&mut self, page: Vec<FileDoc>) -> Step<()> {
-        let blobs: Vec<Id> = page.iter().map(|file| file.blob).collect();
-        let blobs: HashMap<Id, BlobDoc> =
-            self.files.store.find_blobs(&blobs).await?.into_iter().map(|b| (b.id, b)).collect();
-        for file in page {
-            let id = file.id;
-            let fault = match blobs.get(&file.blob) {
-                None => Some((Fault::Missing, format!("names the blob {}, which is not there", file.blob))),
-                Some(blob) if blob.state != State::Live => {
-                    Some((Fault::Missing, format!("names the blob {}, which is {}", blob.id, blob.state.name())))
-                }
-                Some(blob) if blob.size != file.content.size => {
-                    Some((Fault::Mismatched, format!("has {} bytes, its blob {}", file.content.size, blob.size)))
-                }
-                Some(_) => {
-                    let segments = self.files.store.find_segments(file.blob).await?;
-                    self.files.assemble(file, segments).err().map(|error| {
-                        let cause = error.cause.map_or_else(|| error.detail.into_owned(), |cause| cause.to_string());
-                        (Fault::Mismatched, format!("does not open: {cause}"))
-                    })
-                }
-            };
-            if let Some((fault, what)) = fault {
-                self.suspect(Subject::File(id), fault, "file_registry", id.to_hex(), what);
-            }
-        }
-        Ok(())
     }
 
     async fn check_blobs(&mut self) -> Step<()> {
         let mut after = None;
         loop {
-            let page = self.files.store.page_blobs(after, PAGE as i64).await?;
+            let page = self.files.store.list_blobs(Which::After(after, PAGE as i64)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             self.checked.blobs += page.len() as u64;
+            self.progress.advance(page.len() as u64);
             self.judge_blobs(page).await?;
+            self.confirm_many().await?;
         }
-    }
-
-    async fn judge_blobs(&mut self, page: Vec<BlobDoc>) -> Step<()> {
-        let ids: Vec<Id> = page.iter().map(|blob| blob.id).collect();
-        let named: HashSet<Id> = self.files.store.find_named(&ids).await?.into_iter().collect();
-        let now = DateTime::from_system_time(self.files.clock.now());
-        let quarantine_ms = i64::try_from(self.files.settings.quarantine_secs * 1000).unwrap_or(i64::MAX);
-        for blob in page {
-            let is_due = |at: DateTime| at.timestamp_millis().saturating_add(quarantine_ms) <= now.timestamp_millis();
-            let what = match blob.state {
-                State::Live if !named.contains(&blob.id) => "is live, but nothing names it",
-                State::Pending if blob.lease.is_none_or(|lease| lease < now) => "was abandoned by its writer",
-                State::Condemned if blob.condemned_at.is_none_or(is_due) => {
-                    "was condemned longer ago than the quarantine"
-                }
-                State::Live | State::Pending | State::Condemned => continue,
-            };
-            self.suspect(Subject::Blob(blob.id), Fault::Leaked, "blobs", blob.id.to_hex(), what.to_owned());
-        }
-        Ok(())
     }
 
     async fn check_segments(&mut self) -> Step<()> {
         let mut after = None;
         loop {
-            let page = self.files.store.page_segments(after, PAGE as i64).await?;
+            let page = self.files.store.list_segments(Which::After(after, PAGE as i64)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             self.checked.segments += page.len() as u64;
+            self.progress.advance(page.len() as u64);
             self.judge_segments(page).await?;
+            self.confirm_many().await?;
         }
     }
 
-    /// Segment → blob, segment → files document.
-    async fn judge_segments(&mut self, page: Vec<SegmentDoc>) -> Step<()> {
-        let blobs: Vec<Id> = page.iter().map(|segment| segment.blob).collect();
-        let blobs: HashSet<Id> = self.files.store.find_blobs(&blobs).await?.into_iter().map(|blob| blob.id).collect();
-        let mut by_bucket: BTreeMap<String, Vec<Bson>> = BTreeMap::new();
-        for segment in &page {
-            by_bucket.entry(segment.bucket.clone()).or_default().push(files_id(segment));
-        }
-        let mut heads = HashMap::new();
-        for (bucket, ids) in &by_bucket {
-            let mut scan = self.files.store.scan_files_documents(bucket, Some(ids)).await?;
-            for head in scan.next(ids.len() + 1).await? {
-                heads.insert((bucket.clone(), head.files_id.to_string()), head);
-            }
-        }
-        for segment in page {
-            let id = segment.id.to_hex();
-            let subject = Subject::Segment(segment.id);
-            if !blobs.contains(&segment.blob) {
-                let what = format!("belongs to the blob {}, which is not there", segment.blob);
-                self.suspect(subject, Fault::Orphans, "segments", id, what);
-            } else if segment.state == State::Live {
-                let key = (segment.bucket.clone(), files_id(&segment).to_string());
-                let fault = match heads.get(&key) {
-                    None => Some((Fault::Missing, "has no files document")),
-                    Some(head) if !agrees(&segment, head) => {
-                        Some((Fault::Mismatched, "and its files document differ in length or chunk size"))
-                    }
-                    Some(_) => None,
-                };
-                if let Some((fault, what)) = fault {
-                    self.suspect(subject, fault, "segments", id, what.to_owned());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn check_bucket(&mut self, bucket: &str) -> Step<()> {
+    async fn check_files(&mut self, bucket: &str) -> Step<()> {
         let mut scan = self.files.store.scan_files_documents(bucket, None).await?;
         loop {
             let page = scan.next(PAGE).await?;
             if page.is_empty() {
-                break;
+                return Ok(());
             }
+            self.progress.advance(page.len() as u64);
             self.judge_grid_files(bucket, page).await?;
+            self.confirm_many().await?;
         }
+    }
+
+    async fn check_chunks(&mut self, bucket: &str) -> Step<()> {
         let mut scan = self.files.store.scan_chunks(bucket, None).await?;
         loop {
             let page = scan.next(PAGE).await?;
             if page.is_empty() {
                 return Ok(());
             }
+            self.progress.advance(page.len() as u64);
             self.checked.chunks += page.iter().map(|sums| sums.count.unsigned_abs()).sum::<u64>();
             self.judge_chunks(bucket, page).await?;
+            self.confirm_many().await?;
         }
-    }
-
-    /// Files document → segment, and files document → chunks where there are none at all.
-    async fn judge_grid_files(&mut self, bucket: &str, page: Vec<FilesHead>) -> Step<()> {
-        let ids: Vec<Bson> = page.iter().map(|head| head.files_id.clone()).collect();
-        let owners = self.owners(bucket, &ids).await?;
-        let mut with_chunks = HashSet::new();
-        let mut scan = self.files.store.scan_chunks(bucket, Some(&ids)).await?;
-        loop {
-            let sums = scan.next(PAGE).await?;
-            if sums.is_empty() {
-                break;
-            }
-            with_chunks.extend(sums.into_iter().map(|sums| sums.files_id.to_string()));
-        }
-        for head in page {
-            let key = head.files_id.to_string();
-            let subject = Subject::GridFile(bucket.to_owned(), head.files_id.clone());
-            match owners.get(&key) {
-                None if head.ours => {
-                    self.suspect(subject, Fault::Orphans, &format!("{bucket}.files"), key, "has no segment".to_owned());
-                }
-                None => self.checked.foreign += 1,
-                Some(segment) => {
-                    self.checked.grid_files += 1;
-                    if segment.stored_len > 0 && !with_chunks.contains(&key) {
-                        self.suspect(
-                            subject,
-                            Fault::Missing,
-                            &format!("{bucket}.chunks"),
-                            key,
-                            "has no chunks".to_owned(),
-                        );
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Chunks → segment, and whether they are all there and of the right lengths.
-    async fn judge_chunks(&mut self, bucket: &str, page: Vec<ChunkSums>) -> Step<()> {
-        let ids: Vec<Bson> = page.iter().map(|sums| sums.files_id.clone()).collect();
-        let owners = self.owners(bucket, &ids).await?;
-        let mut foreign = HashSet::new();
-        let mut scan = self.files.store.scan_files_documents(bucket, Some(&ids)).await?;
-        for head in scan.next(ids.len() + 1).await? {
-            foreign.insert(head.files_id.to_string());
-        }
-        for sums in page {
-            let key = sums.files_id.to_string();
-            let place = format!("{bucket}.chunks");
-            let subject = Subject::Chunks(bucket.to_owned(), sums.files_id.clone());
-            match owners.get(&key) {
-                None if !foreign.contains(&key) => {
-                    let what = format!("{} chunks without a files document or a segment", sums.count);
-                    self.suspect(subject, Fault::Orphans, &place, key, what);
-                }
-                Some(segment) if segment.state == State::Live => {
-                    let size = i64::from(segment.chunk_size).max(1);
-                    let expected = ChunkSums::expected(sums.files_id.clone(), segment.stored_len, size);
-                    if sums != expected {
-                        let what = format!(
-                            "{} chunks of {} bytes, expected {} of {}",
-                            sums.count, sums.total, expected.count, expected.total
-                        );
-                        self.suspect(subject, Fault::Mismatched, &place, key, what);
-                    }
-                }
-                None | Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn owners(&self, bucket: &str, ids: &[Bson]) -> Step<HashMap<String, SegmentDoc>> {
-        let segments = self.files.store.find_segments_of(bucket, ids).await?;
-        Ok(segments.into_iter().map(|segment| (files_id(&segment).to_string(), segment)).collect())
     }
 
     fn suspect(&mut self, subject: Subject, fault: Fault, place: &str, id: String, what: String) {
-        self.suspects.push(Suspect { subject, fault, finding: Finding { place: place.to_owned(), id, what } });
+        self.suspects.push(Suspect { subject, found: (fault, Finding { place: place.to_owned(), id, what }) });
     }
 
-    /// Judges every suspect once more and keeps what is found both times.
-    async fn look_again(&mut self) -> Step<Vec<(Fault, Finding)>> {
-        let first = std::mem::take(&mut self.suspects);
-        if first.is_empty() {
-            return Ok(Vec::new());
-        }
-        tokio::time::sleep(SECOND_LOOK).await;
+    async fn confirm_many(&mut self) -> Step<()> {
+        if self.suspects.len() < SUSPECTS { Ok(()) } else { self.confirm().await }
+    }
+
+    /// Looks at every suspect again and again; what is found each time is a finding.
+    async fn confirm(&mut self) -> Step<()> {
+        let mut suspects = std::mem::take(&mut self.suspects);
         let checked = std::mem::take(&mut self.checked);
-        for suspect in &first {
-            let store = &self.files.store;
-            match &suspect.subject {
-                Subject::File(id) => self.judge_files(store.find_files_by_id(&[*id]).await?).await?,
-                Subject::Blob(id) => self.judge_blobs(store.find_blobs(&[*id]).await?).await?,
-                Subject::Segment(id) => self.judge_segments(store.find_segments_by_id(&[*id]).await?).await?,
-                Subject::GridFile(bucket, id) => {
-                    let page =
-                        store.scan_files_documents(bucket, Some(std::slice::from_ref(id))).await?.next(PAGE).await?;
-                    self.judge_grid_files(bucket, page).await?;
-                }
-                Subject::Chunks(bucket, id) => {
-                    let page = store.scan_chunks(bucket, Some(std::slice::from_ref(id))).await?.next(PAGE).await?;
-                    self.judge_chunks(bucket, page).await?;
-                }
+        let sweep = Duration::from_secs(self.files.settings.sweep_interval_secs.saturating_add(2)).min(SWEEP_LIMIT);
+        let (begun, mut pause, mut calm) = (Instant::now(), FIRST_PAUSE, 0);
+        while !suspects.is_empty() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let before = suspects.len();
+            suspects = self.look_again(suspects).await?;
+            calm = if suspects.len() == before { calm + 1 } else { 0 };
+            let awaits_sweep = suspects.iter().any(|suspect| suspect.found.0 == Fault::Leaked);
+            let is_swept = !awaits_sweep || begun.elapsed() >= sweep;
+            let is_busy = begun.elapsed() < sweep.max(BUSY_LIMIT);
+            if is_swept && (calm >= CALM_LOOKS || !is_busy) {
+                break;
             }
         }
         self.checked = checked;
-        let second: HashSet<(Fault, Finding)> =
-            self.suspects.drain(..).map(|suspect| (suspect.fault, suspect.finding)).collect();
-        let found = first.into_iter().map(|suspect| (suspect.fault, suspect.finding));
-        Ok(found.filter(|finding| second.contains(finding)).collect())
+        if self.mode == Mode::Repair {
+            suspects = self.repair(suspects).await?;
+        }
+        suspects.into_iter().for_each(|suspect| self.report.add(suspect.found));
+        Ok(())
     }
-}
 
-fn files_id(segment: &SegmentDoc) -> Bson {
-    segment.files_id.clone().unwrap_or(Bson::ObjectId(segment.id))
-}
-
-fn agrees(segment: &SegmentDoc, head: &FilesHead) -> bool {
-    let number = |value: &Option<Bson>| match value {
-        Some(Bson::Int32(n)) => Some(i64::from(*n)),
-        Some(Bson::Int64(n)) => Some(*n),
-        Some(Bson::Double(n)) if n.fract() == 0.0 => Some(*n as i64),
-        _ => None,
-    };
-    number(&head.length) == Some(segment.stored_len) && number(&head.chunk_size) == Some(segment.chunk_size.into())
+    /// Judges suspects once more and keeps those of which the same is found.
+    async fn look_again(&mut self, suspects: Vec<Suspect>) -> Step<Vec<Suspect>> {
+        let (mut files, mut blobs, mut segments) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut grid_files, mut chunks) = (BTreeMap::<_, Vec<Bson>>::new(), BTreeMap::<_, Vec<Bson>>::new());
+        for suspect in &suspects {
+            match &suspect.subject {
+                Subject::File(id) => files.push(*id),
+                Subject::Blob(id) => blobs.push(*id),
+                Subject::Segment(id) => segments.push(*id),
+                Subject::GridFile(bucket, id) => grid_files.entry(bucket).or_default().push(id.clone()),
+                Subject::Chunks(bucket, id) => chunks.entry(bucket).or_default().push(id.clone()),
+                Subject::Odd => {}
+            }
+        }
+        let store = &self.files.store;
+        for ids in files.chunks(PAGE) {
+            self.judge_files(store.list_registry(Which::Of(ids)).await?).await?;
+        }
+        for ids in blobs.chunks(PAGE) {
+            self.judge_blobs(store.list_blobs(Which::Of(ids)).await?).await?;
+        }
+        for ids in segments.chunks(PAGE) {
+            self.judge_segments(store.list_segments(Which::Of(ids)).await?).await?;
+        }
+        for (bucket, ids) in grid_files {
+            for ids in ids.chunks(PAGE) {
+                let page = store.scan_files_documents(bucket, Some(ids)).await?.next(PAGE).await?;
+                self.judge_grid_files(bucket, page).await?;
+            }
+        }
+        for (bucket, ids) in chunks {
+            for ids in ids.chunks(PAGE) {
+                let page = store.scan_chunks(bucket, Some(ids)).await?.next(PAGE).await?;
+                self.judge_chunks(bucket, page).await?;
+            }
+        }
+        let again: HashSet<_> = self.suspects.drain(..).map(|suspect| suspect.found).collect();
+        let is_found = |suspect: &Suspect| matches!(suspect.subject, Subject::Odd) || again.contains(&suspect.found);
+        Ok(suspects.into_iter().filter(is_found).collect())
+    }
 }

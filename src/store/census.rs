@@ -2,7 +2,7 @@
 //! judges nothing.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -10,7 +10,8 @@ use super::blobs::BlobDoc;
 use super::limit::{SCAN_LIMIT, Within};
 use super::registry::FileDoc;
 use super::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
-use super::segments::SegmentDoc;
+use super::segments::{SegmentDoc, State};
+use super::shape::odd_shape;
 use super::{Id, Store, StoreError, StoreResult};
 
 /// What the chunks of one GridFS file add up to.
@@ -52,13 +53,41 @@ impl ChunkSums {
     }
 }
 
-/// A registry document; without a file where no gateway wrote it.
+/// A document of a collection that gateways write.
 #[derive(Debug, Clone)]
-pub struct RegistryEntry {
-    /// The document.
+pub struct Entry<T> {
+    /// Its id.
     pub id: Id,
-    /// What it says.
-    pub file: Option<FileDoc>,
+    /// What it says; none where it cannot be read.
+    pub row: Option<T>,
+    /// What no gateway writes like this.
+    pub odd: Option<String>,
+}
+
+/// A segment's row as far as the checker needs it.
+///
+/// # Units
+/// Bytes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "named as those of `SegmentDoc`")]
+pub struct SegmentHead {
+    #[serde(rename = "_id")]
+    pub id: Id,
+    pub blob: Id,
+    pub bucket: String,
+    #[serde(default)]
+    files_id: Option<Bson>,
+    pub stored_len: i64,
+    pub chunk_size: i32,
+    pub state: State,
+}
+
+impl SegmentHead {
+    /// The GridFS file that holds the bytes.
+    pub fn files_id(&self) -> Bson {
+        self.files_id.clone().unwrap_or(Bson::ObjectId(self.id))
+    }
 }
 
 /// A files document as far as the checker needs it.
@@ -78,56 +107,85 @@ pub struct FilesHead {
     pub ours: bool,
 }
 
+/// Which documents of a collection.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    /// Those after an id, so many.
+    After(Option<Id>, i64),
+    /// Those with these ids.
+    Of(&'a [Id]),
+}
+
 impl Store {
-    async fn page<T: DeserializeOwned + Send + Sync + Unpin>(
+    /// Documents by id, after one or with one of some ids.
+    async fn entries<T: DeserializeOwned>(
         &self,
         collection: &str,
-        after: Option<Id>,
-        limit: i64,
-    ) -> StoreResult<Vec<T>> {
-        let filter = after.map_or_else(Document::new, |after| doc! { "_id": { "$gt": after } });
-        let collection = self.collection::<T>(collection);
-        let found = collection.find(filter).sort(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
-        Ok(found.try_collect().within(self.limit).await?)
+        which: Which<'_>,
+        odd: impl Fn(&RawDocument) -> Option<String>,
+    ) -> StoreResult<Vec<Entry<T>>> {
+        let (filter, limit) = match which {
+            Which::After(None, limit) => (doc! { "_id": { "$type": "objectId" } }, limit),
+            Which::After(Some(after), limit) => (doc! { "_id": { "$gt": after } }, limit),
+            Which::Of(ids) => (doc! { "_id": { "$in": ids } }, 0),
+        };
+        let found = self.collection::<RawDocumentBuf>(collection);
+        let found = found.find(filter).sort(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
+        let entry = |document: RawDocumentBuf| {
+            let id = document.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let row: Option<T> = mongodb::bson::deserialize_from_slice(document.as_bytes()).ok();
+            let unreadable = || row.is_none().then(|| "cannot be read".to_owned());
+            Ok(Entry { id, odd: odd(&document).or_else(unreadable), row })
+        };
+        let found: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
+        found.into_iter().map(entry).collect()
     }
 
     /// Registry documents of all tenants by id, expired ones included.
-    pub async fn page_files(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<RegistryEntry>> {
-        let page: Vec<RawDocumentBuf> = self.page(REGISTRY, after, limit).await?;
-        let entry = |document: RawDocumentBuf| {
-            let id = document.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
-            Ok(RegistryEntry { id, file: mongodb::bson::deserialize_from_slice(document.as_bytes()).ok() })
-        };
-        page.into_iter().map(entry).collect()
+    pub async fn list_registry(&self, which: Which<'_>) -> StoreResult<Vec<Entry<FileDoc>>> {
+        self.entries(REGISTRY, which, odd_shape).await
     }
 
     /// Blobs by id.
-    pub async fn page_blobs(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<BlobDoc>> {
-        self.page(BLOBS, after, limit).await
+    pub async fn list_blobs(&self, which: Which<'_>) -> StoreResult<Vec<Entry<BlobDoc>>> {
+        self.entries(BLOBS, which, |_| None).await
     }
 
     /// Segments by id.
-    pub async fn page_segments(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<SegmentDoc>> {
-        self.page(SEGMENTS, after, limit).await
+    pub async fn list_segments(&self, which: Which<'_>) -> StoreResult<Vec<Entry<SegmentHead>>> {
+        self.entries(SEGMENTS, which, |_| None).await
     }
 
-    async fn find_in<T: DeserializeOwned + Send + Sync>(
-        &self,
-        collection: &str,
-        filter: Document,
-    ) -> StoreResult<Vec<T>> {
-        let found = self.collection::<T>(collection).find(filter).within(self.limit).await?;
-        Ok(found.try_collect().within(self.limit).await?)
+    /// The `_id`s of a collection that are not of the type gateways use, a few of them.
+    pub async fn find_odd_ids(&self, collection: &str, limit: i64) -> StoreResult<Vec<Bson>> {
+        let odd = doc! { "_id": { "$not": { "$type": "objectId" } } };
+        let found =
+            self.documents(collection).find(odd).projection(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
+        let found: Vec<Document> = found.try_collect().within(self.limit).await?;
+        Ok(found.into_iter().filter_map(|mut document| document.remove("_id")).collect())
     }
 
-    /// Registry documents by their own ids.
-    pub async fn find_files_by_id(&self, ids: &[Id]) -> StoreResult<Vec<FileDoc>> {
-        self.find_in(REGISTRY, doc! { "_id": { "$in": ids } }).await
+    /// Rough numbers of documents of a collection, for a look at progress.
+    pub async fn estimate(&self, collection: &str) -> StoreResult<u64> {
+        Ok(self.documents(collection).estimated_document_count().await?)
     }
 
-    /// Blobs by id.
+    /// Blobs by id, those that can be read.
     pub async fn find_blobs(&self, ids: &[Id]) -> StoreResult<Vec<BlobDoc>> {
-        self.find_in(BLOBS, doc! { "_id": { "$in": ids } }).await
+        Ok(self.list_blobs(Which::Of(ids)).await?.into_iter().filter_map(|entry| entry.row).collect())
+    }
+
+    /// Of these blobs, those whose writers let their lease run out, in the database's time.
+    pub async fn find_abandoned(&self, ids: &[Id]) -> StoreResult<Vec<Id>> {
+        // `distinct` knows no `$$NOW`.
+        let abandoned = doc! {
+            "_id": { "$in": ids },
+            "state": State::Pending.name(),
+            "$expr": { "$lt": ["$lease", "$$NOW"] },
+        };
+        let found = self.documents(BLOBS).find(abandoned).projection(doc! { "_id": 1 }).within(self.limit).await?;
+        let found: Vec<Document> = found.try_collect().within(self.limit).await?;
+        Ok(found.iter().filter_map(|blob| blob.get_object_id("_id").ok()).collect())
     }
 
     /// Of these blobs, those that a registry document names.
@@ -139,14 +197,22 @@ impl Store {
 
     /// Segments by id.
     pub async fn find_segments_by_id(&self, ids: &[Id]) -> StoreResult<Vec<SegmentDoc>> {
-        self.find_in(SEGMENTS, doc! { "_id": { "$in": ids } }).await
+        let found =
+            self.collection::<SegmentDoc>(SEGMENTS).find(doc! { "_id": { "$in": ids } }).within(self.limit).await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     /// Segments whose bytes lie in these GridFS files of a bucket.
-    pub async fn find_segments_of(&self, bucket: &str, files_ids: &[Bson]) -> StoreResult<Vec<SegmentDoc>> {
+    pub async fn find_segments_of(&self, bucket: &str, files_ids: &[Bson]) -> StoreResult<Vec<SegmentHead>> {
         let either =
             doc! { "bucket": bucket, "$or": [{ "_id": { "$in": files_ids } }, { "filesId": { "$in": files_ids } }] };
-        self.find_in(SEGMENTS, either).await
+        // Without the records, which may be large.
+        let head = doc! { "blob": 1, "bucket": 1, "filesId": 1, "storedLen": 1, "chunkSize": 1, "state": 1 };
+        let found =
+            self.collection::<RawDocumentBuf>(SEGMENTS).find(either).projection(head).within(self.limit).await?;
+        let found: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
+        let read = |row: RawDocumentBuf| mongodb::bson::deserialize_from_slice(row.as_bytes()).ok();
+        Ok(found.into_iter().filter_map(read).collect())
     }
 
     /// The buckets of the database: every name with a `.files` or a `.chunks` collection.
@@ -173,10 +239,12 @@ impl Store {
     /// Reads every chunk document on the server; only the sums come over.
     pub async fn scan_chunks(&self, bucket: &str, files_ids: Option<&[Bson]>) -> StoreResult<ChunkScan> {
         let filter = files_ids.map_or_else(Document::new, |ids| doc! { "files_id": { "$in": ids } });
+        let number =
+            |value: Bson| doc! { "$convert": { "input": value, "to": "long", "onError": -1_i64, "onNull": -1_i64 } };
         let size = doc! { "$cond": [{ "$eq": [{ "$type": "$data" }, "binData"] }, { "$binarySize": "$data" }, -1] };
         let pipeline = [
             doc! { "$match": filter },
-            doc! { "$project": { "files_id": 1, "n": { "$toLong": "$n" }, "size": { "$toLong": size } } },
+            doc! { "$project": { "files_id": 1, "n": number("$n".into()), "size": number(size.into()) } },
             doc! { "$group": {
                 "_id": "$files_id",
                 "count": { "$sum": 1_i64 },

@@ -28,6 +28,12 @@ impl AttemptPrefix {
         Self(crate::random::bytes())
     }
 
+    /// The prefix of a chunk's `_id`.
+    pub fn of(chunk: ObjectId) -> Self {
+        let [prefix @ .., _, _, _, _] = chunk.bytes();
+        Self(prefix)
+    }
+
     /// The `_id` of chunk `n`: the prefix, then `n` big-endian. A repeated insert of the same
     /// attempt collides with itself, one of another attempt does not.
     pub fn chunk_id(self, n: u32) -> ObjectId {

@@ -28,6 +28,8 @@ pub const USAGE_ENTRIES: &str = "usage_entries";
 pub const LEASES: &str = "leases";
 /// Answers to repeat for an idempotency key.
 pub const IDEMPOTENCY: &str = "idempotency";
+/// How far jobs came that take long.
+pub const JOBS: &str = "jobs";
 
 /// Running backups, and a restore that has not finished.
 pub const GUARDS: &str = "guards";
@@ -45,7 +47,7 @@ pub enum Keeping {
 
 /// Every collection but those of the buckets, in the order in which a backup holds them: what a restore checks
 /// first comes first.
-pub const COLLECTIONS: [(&str, Keeping); 11] = [
+pub const COLLECTIONS: [(&str, Keeping); 12] = [
     (KEYS, Keeping::Whole),
     (SEGMENTS, Keeping::Named("blob")),
     (BLOBS, Keeping::Named("_id")),
@@ -56,6 +58,7 @@ pub const COLLECTIONS: [(&str, Keeping); 11] = [
     (USAGE, Keeping::Whole),
     (USAGE_ENTRIES, Keeping::Whole),
     (LEASES, Keeping::LeftOut("it says which gateway does what at this moment")),
+    (JOBS, Keeping::LeftOut("it says how far jobs came on this database")),
     (GUARDS, Keeping::LeftOut("it says what runs on this database at this moment")),
 ];
 
@@ -134,6 +137,7 @@ fn indexes() -> Vec<Index> {
         index(BLOBS, doc! { "state": 1, "lease": 1 }),
         index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }),
         index(USAGE_ENTRIES, doc! { "tenant": 1 }),
+        Index { partial: Some(doc! { "damagedAt": { "$type": "date" } }), ..index(BLOBS, doc! { "damagedAt": 1 }) },
         index(AUDIT, doc! { "tenant": 1, "at": -1 }),
         index(AUDIT, doc! { "file": 1, "at": -1 }),
         Index { unique: true, ..index(API_KEYS, doc! { "hash": 1 }) },

@@ -19,6 +19,7 @@ use gridgate::format::key_wrap::{WrapBinding, WrappedKey};
 use gridgate::jobs::sweep::sweep;
 use gridgate::store::StoreError;
 use gridgate::store::schema::{COLLECTIONS, is_kept};
+use gridgate::store::segments::SegmentDoc;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
 use serde_json::Value;
@@ -403,8 +404,8 @@ async fn no_secret_is_in_it() {
     assert!(holds(&all, plain.as_bytes()), "a secret would be seen");
 
     let keys = &app.app.files.keys;
-    let segments = app.app.files.store.page_segments(None, 10).await.unwrap();
-    let segment = segments.iter().find(|segment| segment.enc.is_some()).unwrap();
+    let segments = app.mongo().await.collection::<SegmentDoc>("segments");
+    let segment = segments.find_one(doc! { "enc": { "$exists": true } }).await.unwrap().unwrap();
     let wrapped = WrappedKey::try_from(segment.enc.as_ref().unwrap()).unwrap();
     let data_key = keys.ring.unwrap(&wrapped, WrapBinding { tenant: "default", id: &segment.id.bytes() }).unwrap();
     let encoded = MASTER_KEY.strip_prefix("test:").unwrap();

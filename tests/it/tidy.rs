@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom, module by module; `cli`, `app` and `config` put things together.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("main", &["cli"]),
     ("cli", &["app", "backup", "config", "error", "files", "jobs", "telemetry"]),
     (
@@ -29,17 +29,18 @@ const ARROWS: [(&str, &[&str]); 21] = [
         ],
     ),
     ("config", &["content", "files", "http", "mongod", "secret", "store", "telemetry"]),
-    ("http", &["clock", "content", "error", "files", "format", "pipeline", "random", "store", "telemetry"]),
+    ("http", &["clock", "content", "error", "files", "format", "metrics", "pipeline", "random", "store", "telemetry"]),
     ("backup", &["error", "files", "format", "jobs", "keyring", "store"]),
-    ("jobs", &["clock", "content", "error", "files", "format", "pipeline", "store", "telemetry"]),
+    ("jobs", &["clock", "content", "error", "files", "format", "metrics", "pipeline", "store", "telemetry"]),
     ("files", &["clock", "content", "error", "format", "keyring", "pipeline", "random", "store"]),
     ("content", &["error", "format"]),
     ("keyring", &["error", "format", "random", "store"]),
     ("pipeline", &["error", "format"]),
-    ("store", &["clock", "content", "error", "format", "random", "secret"]),
+    ("store", &["clock", "content", "error", "format", "metrics", "random", "secret"]),
     ("format", &[]),
     ("clock", &[]),
     ("error", &[]),
+    ("metrics", &["clock"]),
     ("mongod", &[]),
     ("random", &[]),
     ("secret", &[]),
@@ -49,7 +50,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 18] = [
+const CRATES: [(&str, &[&str]); 19] = [
     ("mongodb", &["store", "mongod"]),
     ("axum", &["http"]),
     ("tower_http", &["http"]),
@@ -59,6 +60,7 @@ const CRATES: [(&str, &[&str]); 18] = [
     ("indicatif", &["cli"]),
     ("tar", &["backup"]),
     ("tempfile", &["backup"]),
+    ("prometheus_client", &["metrics"]),
     ("infer", &["content"]),
     ("mime_guess", &["content"]),
     ("aws_lc_rs", &["format"]),

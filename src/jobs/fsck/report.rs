@@ -17,6 +17,8 @@ pub enum Fault {
     Orphans,
     /// Something that a sweep should have taken away.
     Leaked,
+    /// A document that no gateway writes like this.
+    Shape,
 }
 
 /// One thing that is wrong.
@@ -47,6 +49,53 @@ pub struct FsckReport {
     pub orphans: Findings,
     /// Left behind.
     pub leaked: Findings,
+    /// Of another shape than gateways write.
+    pub shape: Findings,
+    /// What a repair condemned; those are no findings any more.
+    pub repaired: Repaired,
+}
+
+impl FsckReport {
+    /// The kinds of findings by their names.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &Findings)> {
+        let Self { missing, mismatched, orphans, leaked, shape, .. } = self;
+        let kinds = [
+            ("missing", missing),
+            ("mismatched", mismatched),
+            ("orphans", orphans),
+            ("leaked", leaked),
+            ("shape", shape),
+        ];
+        kinds.into_iter()
+    }
+
+    pub(super) fn add(&mut self, (fault, finding): (Fault, Finding)) {
+        let findings = match fault {
+            Fault::Missing => &mut self.missing,
+            Fault::Mismatched => &mut self.mismatched,
+            Fault::Orphans => &mut self.orphans,
+            Fault::Leaked => &mut self.leaked,
+            Fault::Shape => &mut self.shape,
+        };
+        findings.count += 1;
+        if findings.items.len() < LISTED {
+            findings.items.push(finding);
+        }
+    }
+}
+
+/// How much a repair condemned.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repaired {
+    /// GridFS files of which only chunks were left.
+    pub chunks: u64,
+    /// GridFS files without a segment.
+    pub grid_files: u64,
+    /// Segments without a blob.
+    pub segments: u64,
+    /// Blobs that nothing named.
+    pub blobs: u64,
 }
 
 /// Findings of one kind.
