@@ -19,6 +19,7 @@ pub mod format;
 
 pub mod clock;
 pub mod error;
+pub mod failpoint;
 pub mod metrics;
 pub mod mongod;
 pub mod random;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorCode};
+use crate::failpoint;
 use crate::files::Files;
 use crate::store::audit::AuditDoc;
 use crate::store::registry::FileDoc;
@@ -93,6 +94,7 @@ impl Sweeper {
         if !self.hold(files).await? {
             return Ok(None);
         }
+        failpoint::hit("sweep.leased");
         let mut report = SweepReport::default();
         let expired = expire(files, &mut report).await.map_err(doing("expire files"));
         self.hold(files).await?;

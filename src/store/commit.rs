@@ -19,6 +19,7 @@ use super::segments::{SegmentDoc, State};
 use super::transaction::{StepError, Transaction};
 use super::usage::UsageEntry;
 use super::{Id, Store, StoreError, StoreResult};
+use crate::failpoint;
 
 /// What one upload made, ready to be published.
 pub struct Commit {
@@ -75,8 +76,10 @@ impl Store {
     pub async fn commit(&self, commit: &Commit) -> StoreResult<()> {
         if let WrittenChunks::Stored { .. } = commit.chunks {
             self.insert_files_document(&commit.files).await?;
+            failpoint::hit("upload.files");
         }
         let files = commit.files.to_document()?;
+        failpoint::hit("commit.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
@@ -154,6 +157,7 @@ impl Store {
     /// # Cancel safety
     /// As [`commit`](Self::commit).
     pub async fn attach(&self, entry: &Entry) -> StoreResult<()> {
+        failpoint::hit("attach.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;

@@ -19,6 +19,7 @@ use super::chunks::whole_number;
 use super::limit::{Budget, SCAN_LIMIT, Within};
 use super::schema::{chunks_of, files_of};
 use super::{Store, StoreError, StoreResult};
+use crate::failpoint;
 
 /// Chunks removed by one command.
 const DELETE_WINDOW: i64 = 256;
@@ -185,6 +186,7 @@ impl Store {
     pub async fn delete_grid_file(&self, bucket: &str, files_id: &Bson) -> StoreResult<bool> {
         let files = self.documents(&files_of(bucket));
         let deleted = files.delete_one(doc! { "_id": files_id.clone() }).within(self.limit).await?.deleted_count;
+        failpoint::hit("reap.files");
         let chunks = self.documents(&chunks_of(bucket));
         let of_file = doc! { "files_id": files_id.clone() };
         let first = || chunks.find_one(of_file.clone()).sort(doc! { "n": 1 }).projection(doc! { "n": 1 });

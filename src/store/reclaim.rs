@@ -11,6 +11,7 @@ use super::registry::{FileDoc, Found, readable};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS};
 use super::segments::State;
 use super::{Id, Store, StoreError, StoreResult};
+use crate::failpoint;
 
 impl Store {
     /// Condemns a live blob unless a registry document names it; true when condemned.
@@ -27,8 +28,11 @@ impl Store {
         if naming.await?.is_some() {
             return Ok(false);
         }
+        failpoint::hit("condemn.before");
         let unchanged = doc! { "_id": blob, "state": State::Live.name(), "gen": found.generation };
-        self.condemn_and_shred(blob, unchanged, condemned(now)).await
+        let is_condemned = self.condemn_and_shred(blob, unchanged, condemned(now)).await?;
+        failpoint::hit("condemn.after");
+        Ok(is_condemned)
     }
 
     /// Condemns pending blobs whose writers let their lease run out, in the database's time.
@@ -98,9 +102,11 @@ impl Store {
         for segment in self.find_segments(blob).await? {
             let files_id = segment.files_id.clone().unwrap_or(Bson::ObjectId(segment.id));
             self.delete_grid_file(&segment.bucket, &files_id).await?;
+            failpoint::hit("reap.chunks");
             self.documents(SEGMENTS).delete_one(doc! { "_id": segment.id }).within(self.limit).await?;
             freed += segment.stored_len.unsigned_abs();
         }
+        failpoint::hit("reap.rows");
         self.documents(BLOBS).delete_one(condemned).within(self.limit).await?;
         Ok(freed)
     }

@@ -14,6 +14,7 @@ use super::schema::REGISTRY;
 use super::transaction::{StepError, Transaction};
 use super::usage::UsageEntry;
 use super::{Id, Store, StoreError, StoreResult};
+use crate::failpoint;
 
 /// What is fixed with the bytes.
 ///
@@ -248,6 +249,7 @@ impl Store {
     /// [`StoreError::Stale`] when the document is no longer as `before`.
     pub async fn remove_file(&self, before: &FileDoc, audit: &AuditDoc) -> StoreResult<()> {
         let less = UsageEntry::removed(before);
+        failpoint::hit("remove.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;

@@ -9,6 +9,7 @@ use mongodb::options::{ReadConcern, TransactionOptions};
 
 use super::limit::{Budget, Within, is_cut};
 use super::{Store, StoreError, StoreResult};
+use crate::failpoint;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -90,9 +91,13 @@ impl Transaction {
 
     /// True when committed, false when the whole transaction is to be repeated.
     async fn commit(&mut self) -> StoreResult<bool> {
+        failpoint::hit("transaction.ready");
         loop {
             let sent = self.session.commit_transaction().within(self.budget.limit()).await;
-            let Err(error) = sent else { return Ok(true) };
+            let Err(error) = sent else {
+                failpoint::hit("transaction.committed");
+                return Ok(true);
+            };
             // Sent, and perhaps done: the server answers the same commit again.
             let is_unknown = is_cut(&error) || error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT);
             let is_aborted = error.contains_label(TRANSIENT_TRANSACTION_ERROR);

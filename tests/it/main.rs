@@ -8,6 +8,7 @@ mod auth;
 mod backup;
 mod conditional;
 mod contract;
+mod crash;
 mod customer_keys;
 mod dedup;
 mod downloads;

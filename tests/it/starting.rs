@@ -26,9 +26,9 @@ pub fn gridgate(arguments: &[&str]) -> Command {
 }
 
 /// A running gateway; killed with the test that started it.
-struct Gateway {
+pub struct Gateway {
     child: Child,
-    url: String,
+    pub url: String,
     stdout: PathBuf,
     stderr: PathBuf,
     has_ended: bool,
@@ -37,7 +37,15 @@ struct Gateway {
 impl Gateway {
     /// Starts a gateway on a data folder and waits until it is ready.
     async fn start(folder: &Path, run: &str, drain_secs: &str) -> Self {
-        let mut gateway = Self::begin(folder, run, drain_secs);
+        let mut command = gridgate(&[]);
+        command.env("GRIDGATE_DATA_DIR", folder).env("GRIDGATE_LISTEN", "127.0.0.1:0");
+        command.env("GRIDGATE__SERVER__DRAIN_SECS", drain_secs);
+        Self::run(&mut command, &folder.with_extension(run)).await
+    }
+
+    /// Runs a command that serves and waits until it is ready; what it prints goes beside `log`.
+    pub async fn run(command: &mut Command, log: &Path) -> Self {
+        let mut gateway = Self::begin(command, log);
         let begun = Instant::now();
         loop {
             let printed = fs::read_to_string(&gateway.stdout).unwrap();
@@ -51,21 +59,15 @@ impl Gateway {
         }
     }
 
-    fn begin(folder: &Path, run: &str, drain_secs: &str) -> Self {
-        let (stdout, stderr) =
-            (folder.with_extension(format!("{run}.out")), folder.with_extension(format!("{run}.err")));
-        let child = gridgate(&[])
-            .env("GRIDGATE_DATA_DIR", folder)
-            .env("GRIDGATE_LISTEN", "127.0.0.1:0")
-            .env("GRIDGATE__SERVER__DRAIN_SECS", drain_secs)
-            .stdout(fs::File::create(&stdout).unwrap())
-            .stderr(fs::File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
+    fn begin(command: &mut Command, log: &Path) -> Self {
+        let beside = |end: &str| PathBuf::from(format!("{}.{end}", log.display()));
+        let (stdout, stderr) = (beside("out"), beside("err"));
+        let command = command.stdout(fs::File::create(&stdout).unwrap()).stderr(fs::File::create(&stderr).unwrap());
+        let child = command.spawn().unwrap();
         Self { child, url: String::new(), stdout, stderr, has_ended: false }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap()
     }
 
@@ -74,7 +76,8 @@ impl Gateway {
         assert!(sent.success());
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

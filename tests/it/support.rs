@@ -9,6 +9,7 @@ pub mod own_mongod;
 pub mod profiler;
 pub mod program;
 pub mod proxy;
+pub mod recount;
 pub mod replica_set;
 pub mod requests;
 pub mod scan;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom, module by module; `cli`, `app` and `config` put things together.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("main", &["cli"]),
     ("cli", &["app", "backup", "config", "error", "files", "jobs", "telemetry"]),
     (
@@ -31,15 +31,19 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("config", &["content", "files", "http", "mongod", "secret", "store", "telemetry"]),
     ("http", &["clock", "content", "error", "files", "format", "metrics", "pipeline", "random", "store", "telemetry"]),
     ("backup", &["error", "files", "format", "jobs", "keyring", "store"]),
-    ("jobs", &["clock", "content", "error", "files", "format", "metrics", "pipeline", "store", "telemetry"]),
+    (
+        "jobs",
+        &["clock", "content", "error", "failpoint", "files", "format", "metrics", "pipeline", "store", "telemetry"],
+    ),
     ("files", &["clock", "content", "error", "format", "keyring", "pipeline", "random", "store"]),
     ("content", &["error", "format"]),
     ("keyring", &["error", "format", "random", "store"]),
     ("pipeline", &["error", "format"]),
-    ("store", &["clock", "content", "error", "format", "metrics", "random", "secret"]),
+    ("store", &["clock", "content", "error", "failpoint", "format", "metrics", "random", "secret"]),
     ("format", &[]),
     ("clock", &[]),
     ("error", &[]),
+    ("failpoint", &[]),
     ("metrics", &["clock"]),
     ("mongod", &[]),
     ("random", &[]),
@@ -122,10 +126,10 @@ const BANNED_NAMES: [&str; 11] =
     ["util", "utils", "common", "helper", "helpers", "core", "base", "impls", "manager", "data", "info"];
 const BANNED_AFFIXES: [&str; 3] = ["_service", "_manager", "handle_"];
 
-struct SourceFile {
+pub struct SourceFile {
     /// From the project's folder, with forward slashes.
     path: String,
-    text: String,
+    pub text: String,
 }
 
 impl SourceFile {
@@ -177,7 +181,7 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn files_with(folder: &str, extension: &str) -> Vec<SourceFile> {
+pub fn files_with(folder: &str, extension: &str) -> Vec<SourceFile> {
     let mut paths = Vec::new();
     walk(&root().join(folder), &mut paths);
     paths.sort();

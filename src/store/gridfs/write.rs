@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::repeat;
+use crate::failpoint;
 use crate::store::chunks::{AttemptPrefix, ChunkDocument};
 use crate::store::limit::Within;
 use crate::store::schema::{BUDGET_UNIT_LEN, chunks_of};
@@ -163,7 +164,10 @@ impl ChunkWriter {
             self.join_one().await?;
         }
         match &self.reservation {
-            Reservation::Due(pending) => self.reservation = Reservation::Made(self.store.reserve(pending).await?),
+            Reservation::Due(pending) => {
+                self.reservation = Reservation::Made(self.store.reserve(pending).await?);
+                failpoint::hit("upload.reserved");
+            }
             Reservation::Made(lease) if lease.is_lost() => return Err(StoreError::Stale),
             Reservation::Made(_) => {}
         }
@@ -216,7 +220,10 @@ impl ChunkWriter {
             return Err(StoreError::Damaged(format!("{stored} of {} chunks are stored", self.next_n)));
         }
         match self.reservation {
-            Reservation::Made(lease) => Ok(WrittenChunks::Stored { lease }),
+            Reservation::Made(lease) => {
+                failpoint::hit("upload.chunks");
+                Ok(WrittenChunks::Stored { lease })
+            }
             Reservation::Due(..) => Ok(WrittenChunks::Unsent { documents: Vec::new(), permits: Vec::new() }),
         }
     }
@@ -245,7 +252,9 @@ pub enum WrittenChunks {
 
 /// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
 async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch, limit: Duration) -> StoreResult<()> {
-    repeat("chunks", limit, || insert_once(chunks, &batch.documents)).await
+    repeat("chunks", limit, || insert_once(chunks, &batch.documents)).await?;
+    failpoint::hit("upload.batch");
+    Ok(())
 }
 
 async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {

@@ -1,0 +1,29 @@
+//! Places where a test kills the program, to see what a crash there leaves behind. Without the feature
+//! `failpoints`, which no build for use has, they are nothing; no release knows the variable.
+//!
+//! `docs/reliability.md` lists them; `tests/it/crash.rs` dies at each.
+
+/// Dies at once, without an unwinding or a flush, if `GRIDGATE_FAILPOINT` is `name`, or at the n-th
+/// time if it is `name:n`.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &str) {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static ARMED: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
+        let wanted = std::env::var("GRIDGATE_FAILPOINT").ok()?;
+        let (name, left) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+        Some((name.to_owned(), AtomicU32::new(left.parse().ok()?)))
+    });
+    if let Some((armed, left)) = &*ARMED
+        && armed == name
+        && left.fetch_sub(1, Ordering::Relaxed) == 1
+    {
+        std::process::abort();
+    }
+}
+
+/// Nothing.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_name: &str) {}
