@@ -24,6 +24,7 @@ mod interop;
 mod listing;
 mod lives;
 mod metrics;
+mod model;
 mod network;
 mod options;
 mod quota;

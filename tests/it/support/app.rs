@@ -67,6 +67,11 @@ impl TestApp {
         Self { app, url, database, clock, uri: uri.to_owned(), client, stop }
     }
 
+    /// Ends the gateway and leaves its database to others.
+    pub fn leave(mut self) {
+        self.database.clear();
+    }
+
     /// Begins to drain.
     pub fn stop_serving(&self) {
         self.stop.cancel();
@@ -124,7 +129,7 @@ impl TestApp {
 impl Drop for TestApp {
     fn drop(&mut self) {
         self.stop.cancel();
-        if self.uri == mongod::uri() {
+        if self.uri == mongod::uri() && !self.database.is_empty() {
             mongod::drop_database(&self.database);
         }
     }
