@@ -29,7 +29,7 @@ pub struct Put {
 
 /// What became of an attempt to share content.
 enum Sharing {
-    Done(Put),
+    Done(Box<Put>),
     /// It was condemned meanwhile.
     Gone,
     /// It is there, but does not open or is not whole.
@@ -67,7 +67,7 @@ impl Files {
                 Err(error) => return self.repeat_answer(principal, &commit.entry, error).await,
             }
             match self.share(principal, &commit.blob, &stored.plain, said).await? {
-                Sharing::Done(put) => return Ok(put),
+                Sharing::Done(put) => return Ok(*put),
                 Sharing::Gone => {}
                 Sharing::Unreadable => commit.blob.sha256 = None,
             }
@@ -94,9 +94,9 @@ impl Files {
             entry => entry?,
         };
         match self.store.attach(&entry).await {
-            Ok(()) => Ok(Sharing::Done(Put { file: entry.file, is_new: true })),
+            Ok(()) => Ok(Sharing::Done(Box::new(Put { file: entry.file, is_new: true }))),
             Err(StoreError::Stale) => Ok(Sharing::Gone),
-            Err(error) => self.repeat_answer(principal, &entry, error).await.map(Sharing::Done),
+            Err(error) => self.repeat_answer(principal, &entry, error).await.map(|put| Sharing::Done(Box::new(put))),
         }
     }
 

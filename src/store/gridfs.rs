@@ -200,6 +200,7 @@ impl Store {
                 None => doc! { "_id": first.get("_id").cloned() },
             };
             chunks.delete_many(window).within(self.limit).await?;
+            failpoint::hit("reap.window");
         }
         Ok(deleted == 1)
     }

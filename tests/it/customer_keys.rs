@@ -176,7 +176,7 @@ async fn the_file_shows_whose_key_it_is_and_neither_key_nor_digest_is_kept() {
 
     let db = app.mongo().await;
     let blobs = db.collection::<Document>("blobs");
-    let locked = doc! { "scope": "default/customer", "sha256": { "$exists": false } };
+    let locked = doc! { "scope": { "$regex": "^default/customer/" }, "sha256": { "$exists": false } };
     assert_eq!(blobs.count_documents(locked).await.unwrap(), 2, "stored twice, looked up by nothing");
     let segments = doc! { "enc.mode": "ssec", "enc.kid": "" };
     assert_eq!(db.collection::<Document>("segments").count_documents(segments).await.unwrap(), 2);

@@ -328,7 +328,7 @@ async fn a_record_under_an_older_key_or_of_another_tenant_opens_nothing() {
     let database = new_database();
     let (old, new) =
         (TestApp::start_with_ring(&database, OLD).await, TestApp::start_with_ring(&database, &both(NEW, OLD)).await);
-    let (first, second) = (upload(&old, 4).await, upload(&new, 4).await);
+    let (first, second) = (upload(&old, 4).await, upload(&new, 5).await);
     let db = new.mongo().await;
     let segments = db.collection::<Document>("segments");
     let row = async |kid: &str| segments.find_one(doc! { "enc.kid": kid }).await.unwrap().unwrap();
@@ -353,5 +353,5 @@ async fn a_record_under_an_older_key_or_of_another_tenant_opens_nothing() {
     segments.update_one(id.clone(), doc! { "$unset": { "enc.commit": "" } }).await.unwrap();
     assert_eq!(new.content_status(&second).await, 500, "no commitment");
     segments.replace_one(id, &under_new).await.unwrap();
-    assert!(new.content(&second).await == content(4) && new.content(&first).await == content(4));
+    assert!(new.content(&second).await == content(5) && new.content(&first).await == content(4));
 }
