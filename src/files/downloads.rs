@@ -28,8 +28,10 @@ impl Downloads {
         }
     }
 
-    fn take(&self) -> HashMap<Id, Accesses> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn pop(&self) -> Option<(Id, Accesses)> {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = *counted.keys().next()?;
+        counted.remove_entry(&version)
     }
 }
 
@@ -45,11 +47,9 @@ impl Files {
     /// # Errors
     /// `unavailable`, `timeout`; what was not written is kept for the next time.
     pub async fn write_downloads(&self) -> Result<()> {
-        let mut counted = self.downloads.take().into_iter();
-        while let Some((version, accesses)) = counted.next() {
+        while let Some((version, accesses)) = self.downloads.pop() {
             if let Err(error) = self.store.add_accesses(version, accesses).await {
                 self.downloads.add(version, accesses);
-                counted.for_each(|(version, accesses)| self.downloads.add(version, accesses));
                 return Err(error.doing("count downloads"));
             }
         }

@@ -178,11 +178,25 @@ impl Store {
                 .partial_filter_expression(index.partial)
                 .expire_after(index.is_ttl.then_some(std::time::Duration::ZERO))
                 .build();
-            self.documents(index.collection).create_index(model(index.keys, options)).await?;
+            self.ensure_index(index.collection, model(index.keys, options)).await?;
         }
         for bucket in buckets {
             self.ensure_bucket(bucket).await?;
         }
+        Ok(())
+    }
+
+    /// Makes an index of a collection of ours, in the place of one with the same keys and other options.
+    async fn ensure_index(&self, collection: &str, index: IndexModel) -> StoreResult<()> {
+        let documents = self.documents(collection);
+        let Err(error) = documents.create_index(index.clone()).await else { return Ok(()) };
+        if !super::server_code(&error).is_some_and(|code| INDEX_CONFLICTS.contains(&code)) {
+            return Err(error.into());
+        }
+        let name = index.keys.iter().map(|(key, direction)| format!("{key}_{direction}")).collect::<Vec<_>>().join("_");
+        tracing::warn!(collection, name, "an index has other options than this version's; making it anew");
+        documents.drop_index(name).await?;
+        documents.create_index(index).await?;
         Ok(())
     }
 
@@ -257,6 +271,8 @@ fn same_keys(a: &Document, b: &Document) -> bool {
     plain(a) == plain(b)
 }
 
+/// IndexOptionsConflict, IndexKeySpecsConflict.
+const INDEX_CONFLICTS: [i32; 2] = [85, 86];
 /// NamespaceNotFound.
 const NAMESPACE_NOT_FOUND: i32 = 26;
 /// NamespaceExists.

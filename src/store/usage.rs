@@ -248,14 +248,24 @@ impl Store {
         }
     }
 
-    /// Sets a tenant's counters to what its files add up to; gives what they were off by. They are off
-    /// only where something else than a gateway removed files: the TTL index, or an operator.
+    /// What a tenant's counters are off by, at one instant. They are off only where something else than
+    /// a gateway removed files: the TTL index, or an operator.
+    pub async fn measure_usage(&self, tenant: &str) -> StoreResult<UsageSums> {
+        self.recount(tenant, false).await
+    }
+
+    /// Sets a tenant's counters to what its files add up to; gives what they were off by.
     pub async fn recount_usage(&self, tenant: &str) -> StoreResult<UsageSums> {
+        self.recount(tenant, true).await
+    }
+
+    async fn recount(&self, tenant: &str, corrects: bool) -> StoreResult<UsageSums> {
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
             let steps = async {
-                let of_file = doc! { "bytes": { "$sum": { "$toLong": "$content.size" } }, "files": { "$sum": 1_i64 } };
+                let size = doc! { "$convert": { "input": "$content.size", "to": "long", "onError": 0, "onNull": 0 } };
+                let of_file = doc! { "bytes": { "$sum": size }, "files": { "$sum": 1_i64 } };
                 let files = self.sum(REGISTRY, tenant, of_file, &mut *session).await?;
                 let of_entry = doc! { "bytes": { "$sum": "$bytes" }, "files": { "$sum": "$files" } };
                 let entries = self.sum(USAGE_ENTRIES, tenant, of_entry, &mut *session).await?;
@@ -263,7 +273,7 @@ impl Store {
                 let found = usage.find_one(doc! { "_id": tenant }).session(&mut *session).await?.unwrap_or_default();
                 let (bytes, files) = (files.bytes - entries.bytes, files.files - entries.files);
                 let off = UsageSums { bytes: found.bytes - bytes, files: found.files - files };
-                if off != UsageSums::default() {
+                if corrects && off != UsageSums::default() {
                     let correct = doc! { "$set": { "bytes": bytes, "files": files } };
                     usage.update_one(doc! { "_id": tenant }, correct).upsert(true).session(session).await?;
                 }

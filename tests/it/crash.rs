@@ -252,6 +252,7 @@ impl House {
         assert_eq!(counted.plain_len, self.files.iter().map(|(_, bytes)| bytes.len() as i64).sum::<i64>(), "{place}");
         let report = fsck(&self.app.app.files).await.unwrap();
         assert!(report.ok, "after {place}: {report:?}");
+        assert!(report.usage.is_empty(), "counters equal a recount: {report:?}");
     }
 
     fn bytes_of(&self, act: Act) -> Vec<u8> {

@@ -296,6 +296,7 @@ impl World {
         assert_eq!(recount(&self.gateways[0]).await, expected);
         let report = fsck(&self.gateways[0].app.files).await.unwrap();
         assert!(report.ok, "{report:?}");
+        assert!(report.usage.is_empty(), "counters equal a recount: {report:?}");
     }
 
     async fn delete_everything(&mut self) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use gridgate::jobs::fsck::fsck;
 use gridgate::jobs::sweep::sweep;
 use gridgate::store::usage::UsageSums;
 use mongodb::bson::{Document, doc};
@@ -37,7 +38,7 @@ async fn upload(app: &TestApp, len: usize, seed: u64) -> Reply {
 }
 
 async fn assert_counted(app: &TestApp) {
-    let off = app.app.files.store.recount_usage("default").await.unwrap();
+    let off = app.app.files.store.measure_usage("default").await.unwrap();
     assert_eq!(off, UsageSums::default(), "the counters are what a recount gives");
 }
 
@@ -208,7 +209,10 @@ async fn counters_that_are_off_are_corrected() {
     app.mongo().await.collection::<Document>("file_registry").delete_one(doc! {}).await.unwrap();
     assert_eq!(figures(&app).await, [300, 3, 0, 0]);
     upload(&app, 100, 9).await.expect(201);
+    let checked = fsck(&app.app.files).await.unwrap().usage;
+    assert_eq!((checked[0].tenant.as_str(), checked[0].bytes, checked[0].files), ("default", 100, 1));
     app.app.files.recount_usage().await.unwrap();
+    assert!(fsck(&app.app.files).await.unwrap().usage.is_empty());
     assert_eq!(figures(&app).await, [300, 3, 0, 0]);
     assert_counted(&app).await;
 }

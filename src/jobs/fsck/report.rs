@@ -51,6 +51,8 @@ pub struct FsckReport {
     pub leaked: Findings,
     /// Of another shape than gateways write.
     pub shape: Findings,
+    /// Tenants whose counters are not what a recount gives; a repair has corrected them.
+    pub usage: Vec<OffUsage>,
     /// What a repair condemned; those are no findings any more.
     pub repaired: Repaired,
 }
@@ -82,6 +84,17 @@ impl FsckReport {
             findings.items.push(finding);
         }
     }
+}
+
+/// By how much a tenant's counters are above a recount.
+#[derive(Debug, Serialize)]
+pub struct OffUsage {
+    /// The tenant.
+    pub tenant: String,
+    /// Plaintext bytes.
+    pub bytes: i64,
+    /// Files.
+    pub files: i64,
 }
 
 /// How much a repair condemned.

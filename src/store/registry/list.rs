@@ -183,8 +183,7 @@ impl Store {
 
     /// How many those are, and their plaintext bytes.
     pub async fn sum_expiring(&self, tenant: &str, until: DateTime) -> StoreResult<FileSums> {
-        let sums =
-            doc! { "_id": null, "count": { "$sum": 1_i64 }, "bytes": { "$sum": { "$toLong": "$content.size" } } };
+        let sums = doc! { "_id": null, "count": { "$sum": 1_i64 }, "bytes": { "$sum": "$content.size" } };
         let pipeline = [doc! { "$match": expiring(tenant, until) }, doc! { "$group": sums }];
         let registry = self.documents(REGISTRY);
         let mut found = registry
