@@ -37,8 +37,9 @@ pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
     let usage = files.clone();
     jobs.spawn(repeat("count usage", quota::FOLD_INTERVAL, stop.clone(), async move || usage.fold_usage().await));
     let recount = files.clone();
-    jobs.spawn(repeat("recount usage", quota::RECOUNT_INTERVAL, stop.clone(), async move || {
-        recount.recount_usage().await
+    jobs.spawn(repeat("see to the recount", DUE_INTERVAL, stop.clone(), async move || {
+        let every = quota::RECOUNT_INTERVAL;
+        held::if_due(&recount, "recount usage", every, async |_| recount.recount_usage().await).await.map(drop)
     }));
     let (scrubbing, checking) = (files.clone(), files.clone());
     if let Some(pause) = due_interval(files.settings.scrub_interval_secs) {

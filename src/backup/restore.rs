@@ -65,11 +65,16 @@ pub async fn restore(
         import.finish(&Manifest::read(&manifest)?, &parts, &roots.manifest).await
     }
     .await;
-    if let Err(reason) = &outcome
-        && let Err(error) = store.remove_import().await
-    {
-        tracing::warn!(%reason, "the restore failed, and what it inserted cannot be removed");
-        return Err(failed(error));
+    if let Err(reason) = &outcome {
+        // Without the guard what is there may be another restore's, or in use.
+        if let Err(error) = guard.confirm().await {
+            tracing::warn!(%reason, "the restore failed and lost its guard; what it inserted is left to the next one");
+            return Err(failed(error));
+        }
+        if let Err(error) = store.remove_import().await {
+            tracing::warn!(%reason, "the restore failed, and what it inserted cannot be removed");
+            return Err(failed(error));
+        }
     }
     guard.release().await.map_err(failed)?;
     outcome
@@ -130,8 +135,10 @@ async fn read_keys(queue: &mut Queue<'_>) -> Result<(Vec<RawDocumentBuf>, Option
 async fn begin(store: &Store, lease: Duration) -> Result<Guard, Error> {
     let guard = match store.begin_restore(lease).await.map_err(failed)? {
         RestoreStart::New(guard) => guard,
-        RestoreStart::TakenOver(guard) => {
+        RestoreStart::TakenOver { guard, had_begun: false } => guard,
+        RestoreStart::TakenOver { guard, had_begun: true } => {
             tracing::warn!("a restore died here; what it left is removed");
+            guard.confirm().await.map_err(failed)?;
             store.remove_import().await.map_err(failed)?;
             guard
         }
@@ -141,7 +148,10 @@ async fn begin(store: &Store, lease: Duration) -> Result<Guard, Error> {
         }
     };
     // After the mark: of a gateway that starts and a restore, at least one sees the other.
-    let Some(occupied) = store.find_occupied().await.map_err(failed)? else { return Ok(guard) };
+    let Some(occupied) = store.find_occupied().await.map_err(failed)? else {
+        guard.note_empty().await.map_err(failed)?;
+        return Ok(guard);
+    };
     guard.release().await.map_err(failed)?;
     let detail =
         format!("The database is not empty: {occupied} has documents. Restore into a new one (database.name).");

@@ -17,7 +17,7 @@ use crate::store::gridfs::GridFile;
 use crate::store::gridfs::export::{ChunkWindow, WindowPlan};
 use crate::store::guards::Guard;
 use crate::store::import::parse;
-use crate::store::schema::{COLLECTIONS, Keeping, SEGMENTS, chunks_of, files_of};
+use crate::store::schema::{COLLECTIONS, KEYS, Keeping, SEGMENTS, chunks_of, files_of};
 use crate::store::segments::SegmentDoc;
 use crate::store::{DateTime, RawDocumentBuf, StoreError};
 
@@ -148,6 +148,10 @@ impl Run<'_> {
                 let documents = scan.next().await.map_err(failed)?;
                 if documents.is_empty() {
                     break;
+                }
+                if collection == KEYS {
+                    let roots = documents.iter().filter_map(|record| record.get_document("enc").ok());
+                    kids.extend(roots.filter_map(|enc| enc.get_str("kid").ok().map(str::to_owned)));
                 }
                 if collection == SEGMENTS {
                     for document in &documents {

@@ -1,6 +1,6 @@
 //! Counting downloads: in memory first, into the registry every few seconds, so that no reader
-//! waits for a write. What a gateway has not written when it is killed is lost; nothing but the
-//! two members `downloads` and `lastAccessedAt` depends on it.
+//! waits for a write. Not exact: what a gateway has not written when it is killed is lost, a write whose
+//! answer is lost counts twice. Nothing but the two members `downloads` and `lastAccessedAt` depends on it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use crate::store::registry::{Accesses, FileDoc};
 
 /// Pause between two writes of what was counted.
 pub const WRITE_INTERVAL: Duration = Duration::from_secs(2);
-/// Files with something to write; more of them are counted once the next write is over.
+/// Files with something to write; accesses to more of them are not counted until some are written.
 const MAX_FILES: usize = 10_000;
 
 /// What was counted since the last write, by version.
@@ -26,6 +26,10 @@ impl Downloads {
             let seen = counted.entry(version).or_insert(Accesses { downloads: 0, last: more.last });
             *seen = Accesses { downloads: seen.downloads + more.downloads, last: seen.last.max(more.last) };
         }
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn pop(&self) -> Option<(Id, Accesses)> {
@@ -47,7 +51,9 @@ impl Files {
     /// # Errors
     /// `unavailable`, `timeout`; what was not written is kept for the next time.
     pub async fn write_downloads(&self) -> Result<()> {
-        while let Some((version, accesses)) = self.downloads.pop() {
+        // No more than there are now: counting may keep up with writing.
+        for _ in 0..self.downloads.len() {
+            let Some((version, accesses)) = self.downloads.pop() else { break };
             if let Err(error) = self.store.add_accesses(version, accesses).await {
                 self.downloads.add(version, accesses);
                 return Err(error.doing("count downloads"));

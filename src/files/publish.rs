@@ -1,6 +1,8 @@
 //! From stored bytes to a file users see, in one commit: of new content, or, where the tenant has the
 //! same content stored the same way, of a further name for that.
 
+use std::time::Duration;
+
 use super::access::Principal;
 use super::describe::{Description, PlainFacts, Stored, later};
 use super::{Files, Result};
@@ -17,6 +19,9 @@ use crate::store::{StoreError, doc, new_id};
 
 /// How often publishing is tried against concurrent deletes of the same content.
 const TRIES: u32 = 20;
+
+/// How long an upload waits for others of the same content.
+const TURN_LIMIT: Duration = Duration::from_secs(5);
 
 /// What became of an upload.
 #[derive(Debug)]
@@ -57,14 +62,15 @@ impl Files {
         };
         let look_up = commit.blob.sha256.as_ref().map(|look_up| look_up.bytes.clone());
         let _turn = match &look_up {
-            Some(look_up) => Some(self.turns.wait(look_up).await),
+            // Whoever waits for long goes on without: the database decides anyway.
+            Some(look_up) => tokio::time::timeout(TURN_LIMIT, self.turns.wait(look_up)).await.ok(),
             None => None,
         };
         for _ in 0..TRIES {
             match self.store.commit(&commit).await {
                 Ok(()) => return Ok(Put { file: commit.entry.file, is_new: true }),
                 Err(StoreError::Taken) => {}
-                Err(error) => return self.repeat_answer(principal, &commit.entry, error).await,
+                Err(error) => return self.after_refusal(principal, &commit.entry, error).await,
             }
             match self.share(principal, &commit.blob, &stored.plain, said).await? {
                 Sharing::Done(put) => return Ok(*put),
@@ -88,15 +94,20 @@ impl Files {
         let segments = self.store.find_segments(same.id).await.map_err(fail)?;
         let entry = match self.readable_entry(principal, &same, segments, plain, said).await {
             Err(error) if matches!(error.code, ErrorCode::Damaged | ErrorCode::KeyUnavailable) => {
+                // What was condemned meanwhile has lost its keys; that is no damage.
+                let again = self.store.find_same(blob).await.map_err(fail)?;
+                if again.is_none_or(|again| again.id != same.id) {
+                    return Ok(Sharing::Gone);
+                }
                 tracing::error!(blob = %same.id, %error, cause = ?error.cause, "content that cannot be read is not shared");
                 return Ok(Sharing::Unreadable);
             }
             entry => entry?,
         };
-        match self.store.attach(&entry).await {
+        match self.store.attach(&entry, &same).await {
             Ok(()) => Ok(Sharing::Done(Box::new(Put { file: entry.file, is_new: true }))),
             Err(StoreError::Stale) => Ok(Sharing::Gone),
-            Err(error) => self.repeat_answer(principal, &entry, error).await.map(|put| Sharing::Done(Box::new(put))),
+            Err(error) => self.after_refusal(principal, &entry, error).await.map(|put| Sharing::Done(Box::new(put))),
         }
     }
 
@@ -156,12 +167,35 @@ impl Files {
         Ok(Entry { file, audit, usage, idempotency })
     }
 
-    /// Answers a request that did not go through because its idempotency key was used, with what the
-    /// first one made.
-    async fn repeat_answer(&self, principal: &Principal, entry: &Entry, error: StoreError) -> Result<Put> {
-        let (StoreError::Duplicate(_), Some(ours)) = (&error, &entry.idempotency) else {
-            return Err(error.doing(PUBLISHING));
-        };
+    /// What follows when the database refused an entry: the first request's answer, where its idempotency
+    /// key was used.
+    async fn after_refusal(&self, principal: &Principal, entry: &Entry, error: StoreError) -> Result<Put> {
+        match (&error, &entry.idempotency) {
+            (StoreError::Duplicate(_), Some(ours)) => self.repeat_answer(principal, ours).await,
+            _ => Err(error.doing(PUBLISHING)),
+        }
+    }
+
+    /// Answers a request whose idempotency key is known to be used, and publishes nothing.
+    ///
+    /// # Errors
+    /// `idempotency_conflict`.
+    pub(super) async fn repeat(&self, principal: &Principal, stored: &Stored, said: &Description) -> Result<Put> {
+        let (_, segment) = self.live_rows(&principal.tenant, stored)?;
+        let entry = self.entry(principal, std::slice::from_ref(&segment), &stored.plain, said)?;
+        let missing = || Error::internal("repeat the answer", "the request has no idempotency key");
+        self.repeat_answer(principal, entry.idempotency.as_ref().ok_or_else(missing)?).await
+    }
+
+    /// Whether a request repeats an earlier one, as far as its idempotency key tells.
+    pub(super) async fn is_repeated(&self, principal: &Principal, key: Option<&str>) -> Result<bool> {
+        let Some(key) = key else { return Ok(false) };
+        let found = self.store.find_idempotency(&idempotency_id(principal, key)).await;
+        Ok(found.map_err(|e| e.doing("look the idempotency key up"))?.is_some())
+    }
+
+    /// Answers with what the first request with this idempotency key made.
+    async fn repeat_answer(&self, principal: &Principal, ours: &IdempotencyDoc) -> Result<Put> {
         let found = self.store.find_idempotency(&ours.id).await.map_err(|e| e.doing("look the idempotency key up"))?;
         match found {
             Some(first) if first.fingerprint == ours.fingerprint => {

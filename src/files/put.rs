@@ -103,7 +103,16 @@ impl Files {
         let bucket_days = route.settings.retention_days;
         let plan = self.plan(&principal, &request, route, codec)?;
         let pending = plan.pending.clone();
-        let mut room = self.take_room(&principal.tenant, request.announced_len).await?;
+        let (mut room, is_repeated) = match self.take_room(&principal.tenant, request.announced_len).await {
+            // The first of a repeated request may have taken the last room: it is answered, and makes nothing.
+            Err(full)
+                if full.code == ErrorCode::QuotaExceeded
+                    && self.is_repeated(&principal, request.idempotency_key.as_deref()).await? =>
+            {
+                (None, true)
+            }
+            room => (room?, false),
+        };
         let outcome = async {
             let stored = self.write(plan, source, request.announced_len, &mut room).await?;
             check_digests(&request.digests, stored.plain.sha256, &sha512)?;
@@ -119,6 +128,9 @@ impl Files {
                 request_id: request.request_id,
                 hold: room.as_ref().map(Room::hold),
             };
+            if is_repeated {
+                return self.repeat(&principal, &stored, &said).await;
+            }
             self.publish(&principal, stored, &said).await
         }
         .await;

@@ -11,7 +11,7 @@ use super::access::{Action, Principal, permit};
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
 use crate::store::audit::AuditDoc;
-use crate::store::usage::{Limits, UsageDoc};
+use crate::store::usage::{Limits, UsageDoc, UsageSums};
 use crate::store::{Id, StoreError, doc, new_id};
 
 /// How long an answer about limits is believed: the time a new limit takes to work.
@@ -142,26 +142,33 @@ impl Files {
         }
     }
 
-    /// Reserves exactly what an upload turned out to be, before it is published.
+    /// Reserves exactly what an upload turned out to be, before it is published, and makes sure that the
+    /// room is still its own.
     ///
     /// # Errors
     /// `quota_exceeded`.
     pub(super) async fn settle_room(&self, room: &mut Option<Room>, plain_len: u64) -> Result<()> {
         match room {
-            Some(room) if plain_len != room.bytes => self.resize(room, plain_len).await,
-            _ => Ok(()),
+            Some(room) => self.resize(room, plain_len).await,
+            None => Ok(()),
         }
     }
 
     async fn resize(&self, room: &mut Room, plain_len: u64) -> Result<()> {
         let fail = |error: StoreError| error.doing(RESERVING);
-        let bytes = number(plain_len)?;
-        let grow =
-            async || self.store.grow_hold(&room.tenant, room.hold, bytes, self.settings.lease()).await.map_err(fail);
+        let (bytes, lease) = (number(plain_len)?, self.settings.lease());
+        let (tenant, hold) = (room.tenant.as_str(), room.hold);
+        let grow = async || self.store.grow_hold(tenant, hold, bytes, lease).await.map_err(fail);
         if !grow().await? {
-            self.store.fold_usage(&room.tenant).await.map_err(fail)?;
-            if !grow().await? {
-                return Err(self.exceeded(&room.tenant, plain_len).await);
+            self.store.fold_usage(tenant).await.map_err(fail)?;
+            // A hold that nobody could renew in time is gone, and taken anew.
+            let is_held = self.store.has_hold(tenant, hold).await.map_err(fail)?;
+            let has_room = match is_held {
+                true => grow().await?,
+                false => self.store.take_hold(tenant, hold, bytes, lease).await.map_err(fail)?,
+            };
+            if !has_room {
+                return Err(self.exceeded(tenant, plain_len).await);
             }
         }
         room.bytes = plain_len;
@@ -216,10 +223,13 @@ impl Files {
     /// `unavailable`, `timeout`.
     pub async fn fold_usage(&self) -> Result<()> {
         let fail = |error: StoreError| error.doing("count what is used");
+        let mut outcome = Ok(());
         for tenant in self.store.find_unfolded().await.map_err(fail)? {
-            self.store.fold_usage(&tenant).await.map_err(fail)?;
+            if let Err(error) = self.store.fold_usage(&tenant).await {
+                outcome = Err(fail(error));
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// Corrects every tenant's counters where something else than a gateway removed files.
@@ -228,13 +238,16 @@ impl Files {
     /// `unavailable`, `timeout`.
     pub async fn recount_usage(&self) -> Result<()> {
         let fail = |error: StoreError| error.doing("recount what is used");
+        let mut outcome = Ok(());
         for tenant in self.store.find_tenants().await.map_err(fail)? {
-            let off = self.store.recount_usage(&tenant).await.map_err(fail)?;
-            if off != Default::default() {
-                tracing::warn!(tenant, ?off, "the counters were off and are corrected");
+            match self.store.recount_usage(&tenant).await {
+                Ok(off) if off == UsageSums::default() => {}
+                Ok(off) => tracing::warn!(tenant, ?off, "the counters were off and are corrected"),
+                // One tenant's must not keep the others from theirs.
+                Err(error) => outcome = Err(fail(error)),
             }
         }
-        Ok(())
+        outcome
     }
 }
 

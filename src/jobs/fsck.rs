@@ -153,8 +153,15 @@ impl Check<'_> {
     async fn check_usage(&mut self) -> Step<()> {
         for tenant in self.files.store.find_tenants().await? {
             let off = match self.mode {
-                Mode::Check => self.files.store.measure_usage(&tenant).await?,
-                Mode::Repair => self.files.store.recount_usage(&tenant).await?,
+                Mode::Check => self.files.store.measure_usage(&tenant).await,
+                Mode::Repair => self.files.store.recount_usage(&tenant).await,
+            };
+            let off = match off {
+                Ok(off) => off,
+                Err(error) => {
+                    tracing::warn!(tenant, %error, "the files of a tenant cannot be counted at one instant");
+                    continue;
+                }
             };
             if off != UsageSums::default() && self.report.usage.len() < LISTED {
                 self.report.usage.push(OffUsage { tenant, bytes: off.bytes, files: off.files });

@@ -173,9 +173,11 @@ impl Reading<'_> {
             }
             after = Some(*last);
         }
-        metrics::damaged(store.count_damaged().await.map_err(doing)?);
+        let marked = store.count_damaged().await.map_err(doing)?;
+        metrics::damaged(marked);
         metrics::scrubbed(0, 0);
-        self.report.ok = self.report.damaged == 0;
+        // A run that was taken up again has not seen itself what its first part marked.
+        self.report.ok = self.report.damaged == 0 && (marked == 0 || !self.report.is_resumed);
         Ok(())
     }
 

@@ -97,12 +97,17 @@ impl Sweeper {
         failpoint::hit("sweep.leased");
         let mut report = SweepReport::default();
         let expired = expire(files, &mut report).await.map_err(doing("expire files"));
-        self.hold(files).await?;
-        let condemned = self.condemn(files, &mut report).await.map_err(doing("condemn unnamed content"));
-        self.hold(files).await?;
-        let reaped = reap(files, &mut report).await.map_err(doing("reap condemned content"));
-        files.store.let_go(JOB, self.holder).await.map_err(doing("end the sweep"))?;
-        expired.and(condemned).and(reaped).map(|()| Some(report))
+        // Between the steps the lease is renewed; whoever lost it leaves the rest to its new holder.
+        let condemned = match self.hold(files).await? {
+            true => self.condemn(files, &mut report).await.map_err(doing("condemn unnamed content")),
+            false => Ok(()),
+        };
+        let reaped = match self.hold(files).await? {
+            true => reap(files, &mut report).await.map_err(doing("reap condemned content")),
+            false => Ok(()),
+        };
+        let ended = files.store.let_go(JOB, self.holder).await.map_err(doing("end the sweep"));
+        expired.and(condemned).and(reaped).and(ended).map(|()| Some(report))
     }
 
     async fn hold(&self, files: &Files) -> Result<bool, Error> {

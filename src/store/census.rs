@@ -167,7 +167,7 @@ impl Store {
 
     /// Rough numbers of documents of a collection, for a look at progress.
     pub async fn estimate(&self, collection: &str) -> StoreResult<u64> {
-        Ok(self.documents(collection).estimated_document_count().await?)
+        Ok(self.documents(collection).estimated_document_count().within(self.limit).await?)
     }
 
     /// Blobs by id, those that can be read.

@@ -147,8 +147,8 @@ impl Store {
         Ok(())
     }
 
-    /// Names the live content `entry.file` says, and changes its generation, so that nobody who found
-    /// it unnamed before can condemn it.
+    /// Names live content that was found by its look-up value and still has it, and changes its generation,
+    /// so that nobody who found it unnamed before can condemn it.
     ///
     /// # Errors
     /// [`StoreError::Stale`] when the content is not live any more; [`StoreError::Duplicate`] when
@@ -156,13 +156,13 @@ impl Store {
     ///
     /// # Cancel safety
     /// As [`commit`](Self::commit).
-    pub async fn attach(&self, entry: &Entry) -> StoreResult<()> {
+    pub async fn attach(&self, entry: &Entry, same: &BlobDoc) -> StoreResult<()> {
         failpoint::hit("attach.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
             let steps = async {
-                let live = doc! { "_id": entry.file.blob, "state": State::Live.name() };
+                let live = doc! { "_id": same.id, "state": State::Live.name(), "sha256": same.sha256.clone() };
                 let attach = doc! { "$inc": { "gen": 1_i64 } };
                 let attached = self.documents(BLOBS).update_one(live, attach).session(&mut *session).await?;
                 if attached.matched_count != 1 {

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, RawDocumentBuf, doc};
 
 use super::audit::AuditDoc;
-use super::limit::Within;
+use super::limit::{SCAN_LIMIT, Within};
 use super::registry::{Found, readable};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS};
 use super::segments::State;
@@ -19,8 +19,9 @@ impl Store {
     /// Files whose content a blob is, a few of them.
     pub async fn find_naming(&self, blob: Id, limit: i64) -> StoreResult<Found> {
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
-        readable(registry.find(doc! { "blob": blob }).sort(doc! { "_id": 1 }).limit(limit).within(self.limit).await?)
-            .await
+        let found =
+            registry.find(doc! { "blob": blob }).sort(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
+        readable(found).within(self.limit).await
     }
 
     /// Marks a live blob with the audit entries of its files; false when it has this mark already, or
@@ -78,8 +79,8 @@ impl Store {
             live.insert("bucket", bucket);
         }
         let sum = doc! { "$group": { "_id": null, "len": { "$sum": "$storedLen" } } };
-        let mut found = self.documents(SEGMENTS).aggregate([doc! { "$match": live }, sum]).within(self.limit).await?;
-        let sum = found.try_next().within(self.limit).await?.and_then(|sum| sum.get_i64("len").ok());
+        let mut found = self.documents(SEGMENTS).aggregate([doc! { "$match": live }, sum]).within(SCAN_LIMIT).await?;
+        let sum = found.try_next().within(SCAN_LIMIT).await?.and_then(|sum| sum.get_i64("len").ok());
         Ok(sum.map_or(0, i64::unsigned_abs))
     }
 }

@@ -16,6 +16,9 @@ use super::{Id, Store, StoreError, StoreResult, new_id};
 /// The `_id` of a restore's guard: there is one.
 const RESTORE: &str = "restore";
 
+/// Set once the database was found empty.
+const FOUND_EMPTY: &str = "foundEmpty";
+
 /// Renewed until dropped or released; runs out by itself.
 ///
 /// The owner may rely on it for one lease after a renewal, the others respect it for two: so a renewal that
@@ -32,8 +35,13 @@ pub struct Guard {
 pub enum RestoreStart {
     /// No restore was there.
     New(Guard),
-    /// One was there and died.
-    TakenOver(Guard),
+    /// One was there and died; what it inserted is in the database if it had found that empty.
+    TakenOver {
+        /// The guard, the new restore's now.
+        guard: Guard,
+        /// Whether the dead one had begun to insert.
+        had_begun: bool,
+    },
     /// One is running.
     Refused,
 }
@@ -71,6 +79,20 @@ impl Guard {
         if self.store.renew_guard(&self.key, self.lease).await? { self.check() } else { Err(StoreError::Stale) }
     }
 
+    /// Notes that the database was found empty: what is in it from now on is the restore's.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] when the guard ran out.
+    pub async fn note_empty(&self) -> StoreResult<()> {
+        self.confirm().await?;
+        let guards = self.store.documents(GUARDS);
+        let noted = guards.update_one(self.key.clone(), doc! { "$set": { FOUND_EMPTY: true } });
+        match noted.within(self.store.limit).await?.matched_count {
+            1 => Ok(()),
+            _ => Err(StoreError::Stale),
+        }
+    }
+
     /// Ends it.
     ///
     /// # Errors
@@ -106,10 +128,14 @@ impl Store {
         let dead = doc! { "_id": &id, "$expr": { "$lt": ["$respectedUntil", "$$NOW"] } };
         let mut taken = times(lease);
         taken.insert("owner", owner);
-        let taking = self.documents(GUARDS).update_one(dead, vec![doc! { "$set": taken }]).within(self.limit).await?;
-        Ok(match taking.matched_count {
-            1 => RestoreStart::TakenOver(Guard::start(self, key(&id, owner), lease)),
-            _ => RestoreStart::Refused,
+        let guards = self.documents(GUARDS);
+        let taking = guards.find_one_and_update(dead, vec![doc! { "$set": taken }]);
+        Ok(match taking.within(self.limit).await? {
+            Some(dead) => RestoreStart::TakenOver {
+                guard: Guard::start(self, key(&id, owner), lease),
+                had_begun: dead.get_bool(FOUND_EMPTY).unwrap_or(false),
+            },
+            None => RestoreStart::Refused,
         })
     }
 
@@ -150,8 +176,7 @@ impl Store {
         held.insert("$expr", doc! { "$gt": ["$until", "$$NOW"] });
         let mut renewed = times(lease);
         renewed.insert("purgeAt", doc! { "$cond": ["$purgeAt", in_leases(lease, 2), "$$REMOVE"] });
-        let renewal =
-            self.documents(GUARDS).update_one(held, vec![doc! { "$set": renewed }]).within(self.limit).await?;
+        let renewal = self.documents(GUARDS).update_one(held, vec![doc! { "$set": renewed }]).within(lease / 3).await?;
         Ok(renewal.matched_count == 1)
     }
 }

@@ -1,8 +1,9 @@
 //! Documents put into a database by a restore: into an empty one, and taken out again when it fails.
 
 use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::options::Hint;
 
-use super::limit::Within;
+use super::limit::{SCAN_LIMIT, Within};
 use super::schema::{GUARDS, is_kept};
 use super::{Store, StoreError, StoreResult};
 
@@ -42,7 +43,7 @@ impl Store {
 
     /// The documents of a collection, counted one by one.
     pub async fn count(&self, collection: &str) -> StoreResult<u64> {
-        Ok(self.documents(collection).count_documents(doc! {}).within(self.limit).await?)
+        Ok(self.documents(collection).count_documents(doc! {}).hint(by_id()).within(SCAN_LIMIT).await?)
     }
 
     /// Removes every collection that a restore makes.
@@ -52,10 +53,15 @@ impl Store {
         let mut names: Vec<String> = self.meta.list_collection_names().within(self.limit).await?;
         names.retain(|name| is_kept(name));
         for name in names {
-            self.documents(&name).drop().await?;
+            self.documents(&name).drop().within(SCAN_LIMIT).await?;
         }
         Ok(())
     }
+}
+
+/// The index that every collection has: counting by it reads no documents.
+fn by_id() -> Hint {
+    Hint::Name("_id_".to_owned())
 }
 
 /// Reads a document that came from outside.

@@ -25,7 +25,7 @@ impl Store {
     /// unique index refuses the second.
     pub async fn condemn_unowned(&self, bucket: &str, files_id: &Bson, now: DateTime) -> StoreResult<bool> {
         let ids = std::slice::from_ref(files_id);
-        if !self.find_segments_of(bucket, ids).await?.is_empty() {
+        if self.has_row(bucket, files_id).await? {
             return Ok(false);
         }
         let is_ours = match self.scan_files_documents(bucket, Some(ids)).await?.next(1).await?.first() {
@@ -57,6 +57,13 @@ impl Store {
         }
     }
 
+    /// Whether a segment row, readable or not, owns a GridFS file.
+    pub async fn has_row(&self, bucket: &str, files_id: &Bson) -> StoreResult<bool> {
+        let row = doc! { "$or": [{ "_id": files_id.clone() }, { "bucket": bucket, "filesId": files_id.clone() }] };
+        let rows = self.documents(SEGMENTS);
+        Ok(rows.find_one(row).projection(doc! { "_id": 1 }).within(self.limit).await?.is_some())
+    }
+
     /// Condemns the segments of a blob that is not there, unless a registry document names it. False
     /// when it is there by now.
     pub async fn condemn_unheld(&self, blob: Id, now: DateTime) -> StoreResult<bool> {
@@ -73,7 +80,7 @@ impl Store {
             Ok(_) => Ok(true),
             Err(StoreError::Duplicate(_)) => {
                 let there = self.find_blobs(&[blob]).await?;
-                Ok(there.iter().all(|blob| blob.state == State::Condemned))
+                Ok(!there.is_empty() && there.iter().all(|blob| blob.state == State::Condemned))
             }
             Err(error) => Err(error),
         }

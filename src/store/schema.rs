@@ -195,7 +195,11 @@ impl Store {
         }
         let name = index.keys.iter().map(|(key, direction)| format!("{key}_{direction}")).collect::<Vec<_>>().join("_");
         tracing::warn!(collection, name, "an index has other options than this version's; making it anew");
-        documents.drop_index(name).await?;
+        match documents.drop_index(name).await {
+            // Another gateway that starts was quicker.
+            Err(error) if super::server_code(&error) == Some(INDEX_NOT_FOUND) => {}
+            dropped => dropped?,
+        }
         documents.create_index(index).await?;
         Ok(())
     }
@@ -273,6 +277,8 @@ fn same_keys(a: &Document, b: &Document) -> bool {
 
 /// IndexOptionsConflict, IndexKeySpecsConflict.
 const INDEX_CONFLICTS: [i32; 2] = [85, 86];
+/// IndexNotFound.
+const INDEX_NOT_FOUND: i32 = 27;
 /// NamespaceNotFound.
 const NAMESPACE_NOT_FOUND: i32 = 26;
 /// NamespaceExists.

@@ -24,6 +24,9 @@ const SNAPSHOT_UNAVAILABLE: i32 = 246;
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// How long the server keeps an instant, unless it is told otherwise: no read of it takes longer.
+const KEPT: Duration = Duration::from_secs(300);
+
 /// One instant of the database.
 pub struct Snapshot {
     database: Database,
@@ -67,7 +70,7 @@ impl Store {
         let database = self.meta.client().database_with_options(self.meta.name(), options);
         for (name, _) in COLLECTIONS {
             let collection = database.collection::<Document>(name);
-            collection.find_one(doc! {}).projection(doc! { "_id": 1 }).session(&mut session).await?;
+            collection.find_one(doc! {}).projection(doc! { "_id": 1 }).session(&mut session).within(KEPT).await?;
         }
         Ok(Snapshot { database, session })
     }
@@ -95,7 +98,7 @@ impl Snapshot {
             Keeping::LeftOut(_) => vec![doc! { "$match": { "$expr": false } }],
         };
         let documents = self.database.collection::<Document>(collection);
-        let cursor = documents.aggregate(pipeline).allow_disk_use(true).session(&mut self.session).await?;
+        let cursor = documents.aggregate(pipeline).allow_disk_use(true).session(&mut self.session).within(KEPT).await?;
         Ok(SnapshotScan { cursor: cursor.with_type(), session: &mut self.session })
     }
 }
@@ -119,8 +122,8 @@ impl SnapshotScan<'_> {
     pub async fn next(&mut self) -> StoreResult<Vec<RawDocumentBuf>> {
         let (mut found, mut len) = (Vec::new(), 0);
         while len < BATCH_LEN && found.len() < BATCH_DOCUMENTS {
-            let Some(document) = self.cursor.next(self.session).await else { break };
-            let document = document.map_err(StoreError::from)?;
+            let next = async { self.cursor.next(self.session).await.transpose() };
+            let Some(document) = next.within(KEPT).await? else { break };
             len += document.as_bytes().len();
             found.push(document);
         }

@@ -178,12 +178,18 @@ impl Store {
         Ok(self.documents(USAGE).update_one(fits, grown).within(self.limit).await?.matched_count == 1)
     }
 
+    /// Whether a hold is there.
+    pub async fn has_hold(&self, tenant: &str, hold: Id) -> StoreResult<bool> {
+        let held = doc! { "_id": tenant, "holds.id": hold };
+        Ok(self.documents(USAGE).count_documents(held).within(self.limit).await? == 1)
+    }
+
     /// Renews a hold.
     pub async fn renew_hold(&self, tenant: &str, hold: Id, lease: Duration) -> StoreResult<()> {
         let held = doc! { "_id": tenant, "holds.id": hold };
         self.documents(USAGE)
             .update_one(held, vec![set_hold(hold, doc! { "until": lease_end(lease) })])
-            .within(self.limit)
+            .within(lease / 3)
             .await?;
         Ok(())
     }
@@ -236,7 +242,11 @@ impl Store {
                     "holds": kept,
                 } };
                 let usage = self.documents(USAGE);
-                usage.update_one(doc! { "_id": tenant }, vec![count]).upsert(true).session(&mut *session).await?;
+                usage
+                    .update_one(doc! { "_id": tenant }, vec![count])
+                    .upsert(!entries.is_empty())
+                    .session(&mut *session)
+                    .await?;
                 let counted: Vec<Id> = entries.iter().map(|entry| entry.id).collect();
                 rows.delete_many(doc! { "_id": { "$in": counted } }).session(session).await?;
                 Ok(entries.len() as i64)

@@ -73,7 +73,7 @@ async fn of_fifty_uploads_exactly_the_five_that_fit_get_in() {
     for (round, limits, len) in [
         (1, json!({ "maxBytes": 5 * 3000 }), 3000),
         (2, json!({ "maxFiles": 5 }), 100),
-        (3, json!({ "maxBytes": 5 * 2_500_000 }), 2_500_000),
+        (3, json!({ "maxBytes": 5 * 1_200_000 }), 1_200_000),
     ] {
         limit(&app, limits).await;
         let uploads = (0..50).map(|i| upload(if i % 2 == 0 { &app } else { &other }, len, round * 100 + i));
@@ -120,6 +120,12 @@ async fn every_way_a_file_goes_gives_its_room_back() {
     send(repeat()).await.expect(201);
     send(repeat()).await.expect(201);
     assert_eq!(figures(&app).await, [2500, 3, 0, 0]);
+    limit(&app, json!({ "maxFiles": 3 })).await;
+    let again = send(repeat()).await.expect(201);
+    assert_eq!(again["name"], "c", "a repeated request needs no room");
+    let other = app.request("POST", "/v1/files?name=c").header("idempotency-key", "k").body(noise(500, 3));
+    send(other).await.refused(422, "idempotency_conflict");
+    limit(&app, json!({ "maxBytes": 10_000, "maxFiles": 100 })).await;
     let wrong =
         app.request("POST", "/v1/files?name=d").header("repr-digest", format!("sha-256=:{}:", "A".repeat(43) + "="));
     assert_eq!(send(wrong.body("x")).await.status, 422);
@@ -163,6 +169,30 @@ async fn an_upload_that_breaks_off_gives_its_room_back() {
     app.app.files.fold_usage().await.unwrap();
     assert_eq!(figures(&app).await, [1, 1, 0, 0]);
     upload(&app, 1, 5).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_hold_that_ran_out_is_taken_anew_or_the_upload_is_refused() {
+    let app = TestApp::start().await;
+    limit(&app, json!({ "maxBytes": 3 << 20 })).await;
+    for (others, status) in [(0, 201), (2 << 20, 413)] {
+        let (mut tell, hear) = futures::channel::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(16);
+        let running = app.request("POST", "/v1/files?name=a").body(reqwest::Body::wrap_stream(hear));
+        let running = tokio::spawn(running.send());
+        futures::SinkExt::send(&mut tell, Ok(noise(1 << 20, 1 + others as u64))).await.unwrap();
+        while figures(&app).await[3] != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let usage = app.mongo().await.collection::<Document>("usage");
+        usage.update_one(doc! {}, doc! { "$set": { "holds": [] } }).await.unwrap();
+        if others > 0 {
+            upload(&app, others, 9).await.expect(201);
+        }
+        drop(tell);
+        assert_eq!(running.await.unwrap().unwrap().status().as_u16(), status);
+    }
+    assert_eq!(figures(&app).await, [3 << 20, 2, 0, 0]);
+    assert_counted(&app).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use gridgate::app::App;
 use gridgate::backup::Place;
 use gridgate::backup::manifest::MANIFEST;
 use gridgate::config::Settings;
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use tempfile::TempDir;
 
@@ -243,4 +244,23 @@ async fn the_report_names_what_is_wrong() {
     assert_eq!((content.files, content.damaged, content.items.len()), (3, 1, 1), "{content:?}");
     there.mongo().await.collection::<Document>("segments").delete_one(doc! {}).await.unwrap();
     assert!(!gridgate::backup::verify::verify(&there.app.files, &manifest, false).await.unwrap().ok);
+}
+
+/// A restore that was aimed at a database in use and died before it looked must not make the next one
+/// remove what is there.
+#[tokio::test]
+async fn a_dead_restore_that_had_not_begun_puts_nothing_at_risk() {
+    let (app, folder) = backed_up().await;
+    let guards = app.mongo().await.collection::<Document>("guards");
+    let past = mongodb::bson::DateTime::from_millis(0);
+    let dead =
+        doc! { "_id": "restore", "act": "restore", "owner": ObjectId::new(), "until": past, "respectedUntil": past };
+    guards.insert_one(dead).await.unwrap();
+    let arguments = ["restore", "--input", folder.path().join("a").to_str().unwrap()].map(str::to_owned);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let run = command(&arguments, &app.database).output().unwrap();
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("is not empty"), "{run:?}");
+    assert_eq!(crate::support::requests::count_files(&app).await, 3);
+    assert_eq!(guards.count_documents(doc! {}).await.unwrap(), 0, "and gateways may start again");
 }

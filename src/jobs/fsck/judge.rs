@@ -71,6 +71,8 @@ impl Check<'_> {
         let (live, pending): (Vec<_>, Vec<_>) = (in_state(State::Live).collect(), in_state(State::Pending).collect());
         let named: HashSet<Id> = self.files.store.find_named(&live).await?.into_iter().collect();
         let abandoned: HashSet<Id> = self.files.store.find_abandoned(&pending).await?.into_iter().collect();
+        // A backup holds the reap up.
+        let is_paused = self.files.store.is_reaping_paused().await?;
         let now = DateTime::from_system_time(self.files.clock.now());
         let kept_secs = self.files.settings.quarantine_secs.saturating_add(self.files.settings.sweep_interval_secs);
         let kept_ms = i64::try_from(kept_secs.saturating_mul(1000)).unwrap_or(i64::MAX);
@@ -79,7 +81,7 @@ impl Check<'_> {
             let what = match blob.state {
                 State::Live if !named.contains(&blob.id) => "is live, but nothing names it",
                 State::Pending if abandoned.contains(&blob.id) => "was abandoned by its writer",
-                State::Condemned if blob.condemned_at.is_none_or(is_due) => {
+                State::Condemned if !is_paused && blob.condemned_at.is_none_or(is_due) => {
                     "was condemned longer ago than the quarantine"
                 }
                 State::Live | State::Pending | State::Condemned => continue,

@@ -163,7 +163,7 @@ impl Store {
             .max_time(self.query_timeout)
             .within(self.limit)
             .await?;
-        readable(found).await
+        readable(found).within(self.limit).await
     }
 
     /// A tenant's files that expire until an instant, soonest first; legal hold never does.
