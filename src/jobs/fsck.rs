@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::held::if_due;
 use super::progress::Progress;
+use super::sweep::JOB as SWEEP;
 use crate::error::Error;
 use crate::files::Files;
 use crate::metrics;
@@ -29,9 +30,9 @@ const SUSPECTS: usize = 10_000;
 /// Pause before the first look at suspects; each later one is longer, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// Looks in a row that clear no suspect, before the others are findings.
+/// Looks in a row that clear no suspect and see no sweep that may, before the others are findings.
 const CALM_LOOKS: u32 = 2;
-/// How long looks may go on when each clears some.
+/// How long looks may go on otherwise.
 const BUSY_LIMIT: Duration = Duration::from_secs(30);
 /// The longest wait for a sweep that takes away what looks leaked.
 const SWEEP_LIMIT: Duration = Duration::from_secs(60);
@@ -266,11 +267,12 @@ impl Check<'_> {
             pause = (pause * 2).min(LONGEST_PAUSE);
             let before = suspects.len();
             suspects = self.look_again(suspects).await?;
-            calm = if suspects.len() == before { calm + 1 } else { 0 };
             let awaits_sweep = suspects.iter().any(|suspect| suspect.found.0 == Fault::Leaked);
+            let is_moving = suspects.len() != before || (awaits_sweep && self.files.store.is_held(SWEEP).await?);
+            calm = if is_moving { 0 } else { calm + 1 };
             let is_swept = !awaits_sweep || begun.elapsed() >= sweep;
-            let is_busy = begun.elapsed() < sweep.max(BUSY_LIMIT);
-            if is_swept && (calm >= CALM_LOOKS || !is_busy) {
+            let is_over = begun.elapsed() >= sweep.max(BUSY_LIMIT);
+            if is_over || (is_swept && calm >= CALM_LOOKS) {
                 break;
             }
         }

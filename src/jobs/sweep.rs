@@ -54,7 +54,7 @@ impl Default for Sweeper {
 }
 
 /// The job's name among the leases.
-const JOB: &str = "sweep";
+pub const JOB: &str = "sweep";
 /// How long a sweep that was asked for waits for another's to end, and how often it looks.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(200);

@@ -38,6 +38,12 @@ impl Store {
         Ok(lease.is_some_and(|lease| lease.holder == holder))
     }
 
+    /// Whether a holder is at a job.
+    pub async fn is_held(&self, job: &str) -> StoreResult<bool> {
+        let held = doc! { "_id": job, "$expr": { "$gt": ["$until", "$$NOW"] } };
+        Ok(self.collection::<LeaseDoc>(LEASES).find_one(held).within(self.limit).await?.is_some())
+    }
+
     /// Gives a lease back before it runs out; another holder's stays.
     pub async fn let_go(&self, job: &str, holder: Id) -> StoreResult<()> {
         self.documents(LEASES).delete_one(doc! { "_id": job, "holder": holder }).within(self.limit).await?;

@@ -1,6 +1,9 @@
 //! Every collection, index and size the database must have, made and verified at start.
 
+use std::collections::BTreeMap;
+
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
@@ -172,16 +175,28 @@ impl Store {
     /// [`StoreError::Unfit`] when a bucket's chunk index exists but is not unique and cannot be
     /// made so.
     pub async fn ensure_schema(&self, buckets: &[String]) -> StoreResult<()> {
+        let mut by_collection: BTreeMap<&str, Vec<IndexModel>> = BTreeMap::new();
         for index in indexes() {
             let options = IndexOptions::builder()
                 .unique(index.unique.then_some(true))
                 .partial_filter_expression(index.partial)
                 .expire_after(index.is_ttl.then_some(std::time::Duration::ZERO))
                 .build();
-            self.ensure_index(index.collection, model(index.keys, options)).await?;
+            by_collection.entry(index.collection).or_default().push(model(index.keys, options));
         }
-        for bucket in buckets {
-            self.ensure_bucket(bucket).await?;
+        let ours = by_collection.into_iter().map(|(collection, indexes)| self.ensure_indexes(collection, indexes));
+        try_join_all(ours).await?;
+        try_join_all(buckets.iter().map(|bucket| self.ensure_bucket(bucket))).await?;
+        Ok(())
+    }
+
+    /// Makes the indexes of a collection of ours: together, and one by one where one of them is in the way.
+    async fn ensure_indexes(&self, collection: &str, indexes: Vec<IndexModel>) -> StoreResult<()> {
+        if self.documents(collection).create_indexes(indexes.clone()).await.is_ok() {
+            return Ok(());
+        }
+        for index in indexes {
+            self.ensure_index(collection, index).await?;
         }
         Ok(())
     }

@@ -231,7 +231,7 @@ async fn a_quota_is_the_administrators_to_set_and_leaves_an_audit_entry() {
 
 #[tokio::test]
 async fn counters_that_are_off_are_corrected() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(|settings| settings.storage.sweep_interval_secs = 1).await;
     for i in 0..3 {
         upload(&app, 100, i).await.expect(201);
     }

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod backups;
+pub mod data;
 pub mod model;
 pub mod mongod;
 pub mod openapi;

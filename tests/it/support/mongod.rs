@@ -4,6 +4,8 @@
 use gridgate::mongod::{Mongod, MongodSettings, OnExit};
 use std::sync::OnceLock;
 
+use super::data::new_folder;
+
 static URI: OnceLock<String> = OnceLock::new();
 
 /// The address of the run's mongod.
@@ -17,7 +19,7 @@ fn start() -> String {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
-            let folder = tempfile::Builder::new().prefix("gridgate-test-").tempdir().unwrap().keep();
+            let folder = new_folder("gridgate-test-");
             let settings = MongodSettings { cache_mib: 512, oplog_mib: 1024 };
             let mongod = Mongod::start(&settings, &folder, OnExit::RemoveFiles).await.unwrap();
             tell.send(mongod.uri().to_owned()).unwrap();

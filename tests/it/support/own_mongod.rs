@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 
+use super::data::new_folder;
 use super::mongod;
 
 /// Waits for the pipe to end, however the test process ends, then ends its mongod.
@@ -72,7 +73,7 @@ pub fn free_port() -> u16 {
 
 /// A new folder for a database.
 pub fn folder() -> PathBuf {
-    tempfile::Builder::new().prefix("gridgate-own-mongod-").tempdir().unwrap().keep()
+    new_folder("gridgate-own-mongod-")
 }
 
 /// A client that sees the server at this port alone.

@@ -1,0 +1,31 @@
+//! Folders for the data of test mongods: in memory where there is plenty, else among the temporary files.
+//!
+//! Making and dropping a database a test costs mongod hundreds of small synchronous writes; what the
+//! tests ask of it does not depend on a disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The file system in memory.
+const MEMORY: &str = "/dev/shm";
+/// What must be free in it, twice what a whole run of the tests was seen to use.
+const ROOM: u64 = 8 << 30;
+
+/// A new folder; whoever takes it removes it.
+pub fn new_folder(prefix: &str) -> PathBuf {
+    let place = if has_room() { PathBuf::from(MEMORY) } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix(prefix).tempdir_in(place).unwrap().keep()
+}
+
+fn has_room() -> bool {
+    let free = rustix::fs::statvfs(Path::new(MEMORY)).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize));
+    free >= ROOM && available_memory() >= 2 * ROOM
+}
+
+/// Bytes of memory that programs may have without swapping, as the kernel estimates it.
+fn available_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
+    kib.map_or(0, |kib| kib << 10)
+}
