@@ -103,7 +103,9 @@ impl OwnMongod {
 
     /// As [`fallible`](Self::fallible), but known to the set, and so to its clients, by another port.
     pub async fn fallible_behind(member: u16, port: u16) -> Self {
+        // Transactions that a lost client leaves open end in seconds, not in a minute.
         let arguments = ["--replSet", "own", "--oplogSize", "64", "--setParameter", "enableTestCommands=1"];
+        let arguments = [&arguments[..], &["--setParameter", "transactionLifetimeLimitSeconds=5"]].concat();
         let own = Self { port, member, _process: MongodProcess::start(&folder(), port, &arguments).await };
         let admin = own.client().await.database("admin");
         let only = doc! { "_id": 0, "host": format!("127.0.0.1:{member}") };

@@ -48,7 +48,7 @@ pub async fn upload(app: &TestApp, key: &str, bytes: &[u8]) -> Told {
 
 /// Uploads until it is known to be done.
 pub async fn insist(app: &TestApp, key: &str, bytes: &[u8]) -> Value {
-    let limit = Instant::now() + Duration::from_secs(20);
+    let limit = Instant::now() + Duration::from_secs(60);
     loop {
         match upload(app, key, bytes).await {
             Told::Done(file) => return file,
