@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorCode};
@@ -18,6 +19,8 @@ use crate::store::{DateTime, Id, StoreError, doc, new_id};
 const PAGE: i64 = 200;
 /// Pages of one kind handled by one sweep.
 const PAGES: usize = 20;
+/// Documents handled at once: others wait for the database meanwhile too.
+const AT_ONCE: usize = 4;
 
 /// What a sweep did.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -119,9 +122,8 @@ impl Sweeper {
         report.condemned += files.store.condemn_abandoned(now).await?;
         for _ in 0..PAGES {
             let page = files.store.find_unnamed(self.after, PAGE).await?;
-            for blob in page.blobs {
-                report.condemned += u64::from(files.store.condemn_unnamed(blob, now).await?);
-            }
+            let acts = page.blobs.into_iter().map(|blob| files.store.condemn_unnamed(blob, now));
+            each(acts, |is_condemned| report.condemned += u64::from(is_condemned)).await?;
             self.after = page.last;
             if self.after.is_none() {
                 break;
@@ -139,17 +141,41 @@ async fn expire(files: &Files, report: &mut SweepReport) -> Result<(), StoreErro
     for _ in 0..PAGES {
         let now = DateTime::from_system_time(files.clock.now());
         let expired = files.store.find_expired(now, PAGE).await?;
-        for file in &expired.files {
-            if files.store.remove_expired(file, &audit_entry(file, now)).await? {
+        let is_last = expired.seen != PAGE || expired.files.is_empty();
+        let remove = async |file: &FileDoc| {
+            let is_removed = files.store.remove_expired(file, &audit_entry(file, now)).await?;
+            if is_removed {
                 files.store.condemn_unnamed(file.blob, now).await?;
-                report.expired += 1;
             }
-        }
-        if expired.seen != PAGE || expired.files.is_empty() {
+            Ok(is_removed)
+        };
+        each(expired.files.iter().map(remove), |is_removed| report.expired += u64::from(is_removed)).await?;
+        if is_last {
             break;
         }
     }
     Ok(())
+}
+
+/// Does several things, a few at once. What fails by itself holds up none of the others; a
+/// database that is away ends it.
+///
+/// # Errors
+/// The first failure.
+async fn each<T>(
+    acts: impl Iterator<Item = impl Future<Output = Result<T, StoreError>>>,
+    mut done: impl FnMut(T),
+) -> Result<(), StoreError> {
+    let mut outcomes = stream::iter(acts).buffer_unordered(AT_ONCE);
+    let mut failed = Ok(());
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
+            Ok(outcome) => done(outcome),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => failed = failed.and(Err(error)),
+        }
+    }
+    failed
 }
 
 fn audit_entry(file: &FileDoc, now: DateTime) -> AuditDoc {
@@ -175,10 +201,11 @@ async fn reap(files: &Files, report: &mut SweepReport) -> Result<(), StoreError>
             return Ok(());
         }
         let is_last = due.len() as i64 != PAGE;
-        for blob in due {
-            report.freed_bytes += files.store.reap(blob).await?;
+        let count = |freed| {
+            report.freed_bytes += freed;
             report.reaped += 1;
-        }
+        };
+        each(due.into_iter().map(|blob| files.store.reap(blob)), count).await?;
         if is_last {
             break;
         }

@@ -84,9 +84,10 @@ impl Store {
     /// Blobs condemned before the quarantine began, a few of them.
     pub async fn find_reapable(&self, before: DateTime, limit: i64) -> StoreResult<Vec<Id>> {
         let due = doc! { "state": State::Condemned.name(), "condemnedAt": { "$lte": before } };
-        let blobs = self.collection::<BlobDoc>(BLOBS);
-        let found = blobs.find(due).sort(doc! { "condemnedAt": 1 }).limit(limit).within(self.limit).await?;
-        found.map_ok(|blob| blob.id).try_collect().within(self.limit).await.map_err(StoreError::from)
+        let blobs = self.documents(BLOBS);
+        let found = blobs.find(due).projection(doc! { "_id": 1 }).sort(doc! { "condemnedAt": 1 }).limit(limit);
+        let found: Vec<Document> = found.within(self.limit).await?.try_collect().within(self.limit).await?;
+        Ok(found.iter().filter_map(|blob| blob.get_object_id("_id").ok()).collect())
     }
 
     /// Removes a condemned blob: each segment's GridFS file, then its row, then the blob.

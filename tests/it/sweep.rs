@@ -36,6 +36,28 @@ async fn deleted_bytes_go_after_the_quarantine_and_others_stay() {
 }
 
 #[tokio::test]
+async fn content_that_cannot_be_reaped_holds_up_no_other() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    for seed in 0..8 {
+        let file = app.put("name=a", "application/octet-stream", noise(300_000, seed)).await;
+        assert_eq!(delete(&app, &file).await, 204);
+    }
+    // The rows of those condemned first cannot be read.
+    let mongo = app.mongo().await;
+    let (blobs, segments) = (mongo.collection::<Document>("blobs"), mongo.collection::<Document>("segments"));
+    let mut first = blobs.find(doc! {}).sort(doc! { "condemnedAt": 1 }).limit(2).await.unwrap();
+    let (row, blob) = (first.next().await.unwrap().unwrap(), first.next().await.unwrap().unwrap());
+    let spoil = doc! { "$set": { "gen": "one", "size": "many" } };
+    blobs.update_one(doc! { "_id": row.get_object_id("_id").unwrap() }, spoil).await.unwrap();
+    let spoil = doc! { "$set": { "storedLen": "long" } };
+    segments.update_one(doc! { "blob": blob.get_object_id("_id").unwrap() }, spoil).await.unwrap();
+
+    let error = sweep(&app.app.files).await.expect_err("one of them fails");
+    assert!(format!("{error:?}").contains("expected i64"), "{error:?}");
+    assert_eq!(blobs.count_documents(doc! {}).await.unwrap(), 1, "the one whose segment cannot be read");
+}
+
+#[tokio::test]
 async fn an_expired_file_is_removed_with_an_audit_entry() {
     let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
     let file = app.put("name=a&retentionDays=1", "application/octet-stream", noise(500_000, 3)).await;
