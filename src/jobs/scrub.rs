@@ -29,7 +29,7 @@ const PAGE: i64 = 200;
 const NOTE_PAUSE: Duration = Duration::from_secs(1);
 /// Files of one damaged content that are named and audited.
 const NAMING: i64 = 1000;
-/// Files of one content of which the first that can be read is opened.
+/// Files of one content of which the first that opens is read.
 const TRIED: i64 = 16;
 /// Damages that are listed; all are counted.
 const LISTED: usize = 1000;
@@ -192,8 +192,15 @@ impl Reading<'_> {
         if !segments.first().is_some_and(is_wanted) {
             return Ok(());
         }
-        // Content that nothing names is the sweep's.
-        let Some(file) = store.find_naming(blob, TRIED).await.map_err(doing)?.files.pop() else { return Ok(()) };
+        let mut naming = store.find_naming(blob, TRIED).await.map_err(doing)?.files;
+        // Shared content is not damaged where one of its files is: that is for fsck to say.
+        let opens = |file: &FileDoc| self.files.assemble(file.clone(), segments.clone()).is_ok();
+        let chosen = naming.iter().position(opens).unwrap_or(0);
+        if naming.is_empty() {
+            // Content that nothing names is the sweep's.
+            return Ok(());
+        }
+        let file = naming.swap_remove(chosen);
         if segments.iter().any(is_customers) {
             return self.measure(blob, &segments).await;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use gridgate::jobs::progress::Progress;
 use gridgate::jobs::scrub::{Scrub, ScrubReport, scrub};
-use mongodb::bson::{Binary, DateTime, Document, doc, oid::ObjectId};
+use mongodb::bson::{Binary, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use mongodb::{Collection, Database};
 use serde_json::Value;
 
@@ -163,6 +163,27 @@ async fn damage_is_marked_and_audited_once_and_the_mark_goes_with_it() {
     let blob = parts.blob().await;
     assert!(!blob.contains_key("damagedAt") && !blob.contains_key("damage"));
     assert_eq!(app.content(&file).await, noise(200_000, 1));
+}
+
+#[tokio::test]
+async fn shared_content_is_not_damaged_where_one_of_its_files_is() {
+    let app = start().await;
+    let mut files = Vec::new();
+    for name in ["a", "b", "c"] {
+        files.push(app.put(&format!("name={name}"), "application/x-noise", noise(200_000, 1)).await);
+    }
+    // The digests of two of three registry documents are not theirs.
+    let registry = app.mongo().await.collection::<Document>("file_registry");
+    let id = |file: &Value| ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
+    let digest = Binary { subtype: BinarySubtype::Generic, bytes: vec![7; 48] };
+    let spoil = doc! { "$set": { "content.digest": digest } };
+    registry.update_many(doc! { "file": { "$in": [id(&files[0]), id(&files[2])] } }, spoil.clone()).await.unwrap();
+    let report = scrubbed(&app).await;
+    assert!(report.ok && report.blobs == 1, "{report:?}");
+    assert!(app.content(&files[1]).await == noise(200_000, 1));
+    // Where none of them opens, the content is.
+    registry.update_one(doc! { "file": id(&files[1]) }, spoil).await.unwrap();
+    assert_eq!(scrubbed(&app).await.damaged, 1);
 }
 
 #[tokio::test]
