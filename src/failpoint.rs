@@ -1,7 +1,7 @@
 //! Places where a test kills the program, to see what a crash there leaves behind. Without the feature
 //! `failpoints`, which no build for use has, they are nothing; no release knows the variable.
 //!
-//! `docs/reliability.md` lists them; `tests/it/crash.rs` dies at each.
+//! `docs/reliability.md` lists them; `tests/it/crash.rs` and `tests/it/crash_jobs.rs` die at each.
 
 /// Dies at once, without an unwinding or a flush, if `GRIDGATE_FAILPOINT` is `name`, or at the n-th
 /// time if it is `name:n`.

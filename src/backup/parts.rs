@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::manifest::{Part, hex};
 use super::unsound;
 use crate::error::Error;
+use crate::failpoint;
 use crate::store::RawDocumentBuf;
 use crate::store::schema::is_kept;
 use crate::store::snapshot::{BATCH_DOCUMENTS, BATCH_LEN};
@@ -113,6 +114,7 @@ impl PartWriter {
     fn end_part(&mut self) -> Result<(), Error> {
         if let Some((part, hash)) = self.open.take() {
             self.sink.end()?;
+            failpoint::hit("backup.part");
             self.done.push(Part { sha256: hex(&hash.finalize()), ..part });
         }
         Ok(())

@@ -13,6 +13,7 @@ use super::manifest::{Manifest, Part};
 use super::parts::{Batch, Source, read_part};
 use super::{Place, Progress, READING, Tell, kid_of, unsound};
 use crate::error::{Error, ErrorCode};
+use crate::failpoint;
 use crate::format::key::Key;
 use crate::keyring::KeyRing;
 use crate::store::guards::{Guard, RestoreStart};
@@ -61,6 +62,7 @@ pub async fn restore(
     let outcome = async {
         import.insert(Batch { collection: KEYS.to_owned(), documents: keys }).await?;
         import.insert_all(next, &mut queue).await?;
+        failpoint::hit("restore.inserted");
         let (parts, manifest) = finish(reading).await?;
         import.finish(&Manifest::read(&manifest)?, &parts, &roots.manifest).await
     }
@@ -76,7 +78,9 @@ pub async fn restore(
             return Err(failed(error));
         }
     }
+    failpoint::hit("restore.checked");
     guard.release().await.map_err(failed)?;
+    failpoint::hit("restore.released");
     outcome
 }
 
@@ -147,9 +151,11 @@ async fn begin(store: &Store, lease: Duration) -> Result<Guard, Error> {
             return Err(Error::new(ErrorCode::Unavailable, detail));
         }
     };
+    failpoint::hit("restore.guarded");
     // After the mark: of a gateway that starts and a restore, at least one sees the other.
     let Some(occupied) = store.find_occupied().await.map_err(failed)? else {
         guard.note_empty().await.map_err(failed)?;
+        failpoint::hit("restore.empty");
         return Ok(guard);
     };
     guard.release().await.map_err(failed)?;
@@ -187,6 +193,7 @@ impl Import<'_> {
             self.buckets.insert(bucket.to_owned());
         }
         self.store.import(&batch.collection, &batch.documents).await.map_err(failed)?;
+        failpoint::hit("restore.batch");
         *self.counts.entry(batch.collection).or_default() += batch.documents.len() as u64;
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::parts::{Batch, PartWriter, Sink};
 use super::spool::Spool;
 use super::{Place, Progress, Tell, WRITING, kid_of};
 use crate::error::{Error, ErrorCode};
+use crate::failpoint;
 use crate::files::Files;
 use crate::store::gridfs::GridFile;
 use crate::store::gridfs::export::{ChunkWindow, WindowPlan};
@@ -41,6 +42,7 @@ pub async fn backup(files: &Files, place: &Place, tell: Tell<'_>) -> Result<Mani
     let sink = place.create()?;
     let lease = Duration::from_secs(files.settings.lease_secs);
     let guard = files.store.begin_backup(lease).await.map_err(failed)?;
+    failpoint::hit("backup.guarded");
     let (out, queue) = channel(QUEUE);
     let root = files.keys.roots.manifest.clone();
     let writing = tokio::task::spawn_blocking(move || {
@@ -82,13 +84,16 @@ fn write_all(
             Message::Batch(batch) => parts.write(&batch)?,
             Message::Finish(manifest) => {
                 let (parts, mut sink) = parts.finish()?;
+                failpoint::hit("backup.parts");
                 let sum = |count: fn(&Part) -> u64| parts.iter().map(count).sum();
                 let (documents, bytes) = (sum(|part| part.documents), sum(|part| part.bytes));
                 let manifest = sign(Manifest { documents, bytes, ..*manifest }, parts)?;
                 sink.begin(MANIFEST)?;
                 sink.write(&manifest.to_bytes()?)?;
                 sink.end()?;
+                failpoint::hit("backup.manifest");
                 sink.finish()?;
+                failpoint::hit("backup.named");
                 return Ok(Some(manifest));
             }
         }

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::failpoint;
 use crate::files::Files;
 use crate::format::key_wrap::WrapBinding;
 use crate::store::rekey::WrappedSegment;
@@ -98,8 +99,10 @@ pub async fn rekey(files: &Files, mut watch: impl FnMut(u64, u64)) -> Result<Rek
             after = Some(last.id);
             done += page.len() as u64;
             rewrap_page(files, page, &mut report).await?;
+            failpoint::hit("rekey.page");
         }
     }
+    failpoint::hit("rekey.records");
     report.remaining = count_all(files).await?;
     let in_use: Vec<&str> = report.remaining.keys().map(String::as_str).chain([primary]).collect();
     let named = files.store.name_wrapping_key(primary, &in_use).await;
@@ -157,6 +160,7 @@ async fn rewrap_roots(files: &Files, report: &mut RekeyReport) -> Result<u64> {
             Err(error) => failed(&root.id, &error),
             Ok(new) => replaced(files.store.rewrap_root(root, &new).await.map_err(|e| e.doing(WRITING))?),
         };
+        failpoint::hit("rekey.root");
         report.add(outcome);
     }
     Ok(roots.len() as u64)
@@ -180,6 +184,7 @@ async fn rewrap_segment(files: &Files, segment: WrappedSegment) -> Result<Outcom
         Err(error) => Ok(failed(&id.to_hex(), &error)),
         Ok(new) => {
             let outcome = files.store.rewrap_segment(id, &old, &new).await;
+            failpoint::hit("rekey.record");
             Ok(replaced(outcome.map_err(|e| e.doing(WRITING))?))
         }
     }

@@ -6,6 +6,7 @@ use mongodb::options::Hint;
 use super::limit::{SCAN_LIMIT, Within};
 use super::schema::{GUARDS, is_kept};
 use super::{Store, StoreError, StoreResult};
+use crate::failpoint;
 
 impl Store {
     /// A collection that has a document, other than the guards.
@@ -54,6 +55,7 @@ impl Store {
         names.retain(|name| is_kept(name));
         for name in names {
             self.documents(&name).drop().within(SCAN_LIMIT).await?;
+            failpoint::hit("import.dropped");
         }
         Ok(())
     }

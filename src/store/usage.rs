@@ -19,6 +19,7 @@ use super::schema::{REGISTRY, USAGE, USAGE_ENTRIES};
 use super::segments::lease_end;
 use super::transaction::{StepError, Transaction};
 use super::{Id, Store, StoreError, StoreResult, new_id};
+use crate::failpoint;
 
 /// Entries counted by one transaction.
 const FOLD: i64 = 1000;
@@ -247,6 +248,7 @@ impl Store {
                     .upsert(!entries.is_empty())
                     .session(&mut *session)
                     .await?;
+                failpoint::hit("usage.added");
                 let counted: Vec<Id> = entries.iter().map(|entry| entry.id).collect();
                 rows.delete_many(doc! { "_id": { "$in": counted } }).session(session).await?;
                 Ok(entries.len() as i64)

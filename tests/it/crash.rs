@@ -1,11 +1,12 @@
 //! The program dies, as by a SIGKILL, at every step that leaves something behind. What was
 //! acknowledged is there and exact, what was not is whole or absent, and one sweep cleans up.
 //!
-//! The table in `docs/reliability.md` says the same in words; a test compares the two.
+//! The long jobs die in `crash_jobs.rs`. The tables in `docs/reliability.md` say the same in words; a test
+//! compares them with the code.
 
 use std::collections::{BTreeSet, HashSet};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -16,6 +17,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::crash_jobs;
 use crate::starting::{Gateway, gridgate};
 use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, noise};
 use crate::support::model::prose;
@@ -50,6 +52,8 @@ enum Act {
     Expiry,
     /// `gridgate sweep` over a file that was deleted.
     Sweep,
+    /// What a gateway does every two seconds with the changes of usage.
+    Count,
 }
 
 impl Act {
@@ -63,6 +67,7 @@ impl Act {
             Self::Delete => "delete",
             Self::Expiry => "expiry",
             Self::Sweep => "sweep",
+            Self::Count => "count",
         }
     }
 }
@@ -121,6 +126,12 @@ const SWEEPS: [Death; 10] = [
     Death("condemn.after", Act::Expiry, Absent, [1, 1, 1, 1]),
 ];
 
+const COUNTS: [Death; 3] = [
+    Death("usage.added", Act::Count, Whole, NOTHING),
+    Death("transaction.ready", Act::Count, Whole, NOTHING),
+    Death("transaction.committed", Act::Count, Whole, NOTHING),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_in_an_upload_leaves_a_whole_file_or_none() {
     die_at_each(&UPLOADS, |_| {}).await;
@@ -143,6 +154,18 @@ async fn a_death_in_a_sweep_is_made_good_by_the_next() {
         (bucket.large_chunk_kib, bucket.max_bytes) = (64, 1 << 30);
     };
     die_at_each(&SWEEPS, small_chunks).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_in_the_count_of_what_is_used_counts_nothing_twice() {
+    die_at_each(&COUNTS, |_| {}).await;
+}
+
+/// Runs a command of the program, which dies at a point.
+pub async fn die_at(point: &str, command: Command) {
+    let mut dying = tokio::process::Command::from(command);
+    let output = dying.env("GRIDGATE_FAILPOINT", point).output().await.unwrap();
+    assert_eq!(output.status.signal(), Some(SIGABRT), "it did not die at {point}: {output:?}");
 }
 
 /// Dies at each point in turn, in two houses at once.
@@ -229,20 +252,20 @@ impl House {
         let (name, bytes) = (place.replace(' ', "-"), self.bytes_of(*act));
         self.prepare(*act, &name, &bytes).await;
 
-        let status = match act {
-            Act::Expiry | Act::Sweep => {
-                let mut sweeping = tokio::process::Command::from(self.program(&["sweep"]));
-                sweeping.env("GRIDGATE_FAILPOINT", point).output().await.unwrap().status
-            }
+        match act {
+            Act::Expiry | Act::Sweep => die_at(point, self.program(&["sweep"])).await,
             _ => self.die_serving(point, *act, &name, &bytes).await,
-        };
-        assert_eq!(status.signal(), Some(SIGABRT), "it did not die at {place}");
+        }
 
         end_transactions_of_the_dead().await;
         let [blobs, segments, grid_files, chunks] = *left;
         let counted = recount(&self.app).await;
         assert_eq!(counted.surplus, Surplus { blobs, segments, grid_files, chunks }, "left by a death at {place}");
         self.note(&place, &name, bytes, *becomes).await;
+        if *act == Act::Count {
+            let is_counted = *point == "transaction.committed";
+            assert_eq!(self.count_entries().await == 0, is_counted, "what is not counted yet after {place}");
+        }
 
         self.outlive_leases().await;
         sweep(&self.app.app.files).await.unwrap();
@@ -250,6 +273,7 @@ impl House {
         assert_eq!(counted.surplus, Surplus::default(), "left by the sweep after {place}");
         assert_eq!(counted.files, self.files.len() as i64, "{place}");
         assert_eq!(counted.plain_len, self.files.iter().map(|(_, bytes)| bytes.len() as i64).sum::<i64>(), "{place}");
+        self.app.app.files.fold_usage().await.unwrap();
         let report = fsck(&self.app.app.files).await.unwrap();
         assert!(report.ok, "after {place}: {report:?}");
         assert!(report.usage.is_empty(), "counters equal a recount: {report:?}");
@@ -259,7 +283,7 @@ impl House {
         let seed = 100 + u64::from(self.restarts);
         match act {
             Act::SlowUpload | Act::LargeUpload => noise(LARGE_LEN, seed),
-            Act::SmallUpload | Act::Delete | Act::Expiry => noise(SMALL_LEN, seed),
+            Act::SmallUpload | Act::Delete | Act::Expiry | Act::Count => noise(SMALL_LEN, seed),
             Act::SmallShare => self.files[0].1.clone(),
             Act::LargeShare => self.files[1].1.clone(),
             Act::Sweep => noise(MANY_CHUNKS_LEN, seed),
@@ -269,7 +293,7 @@ impl House {
     /// Brings about what the act needs.
     async fn prepare(&self, act: Act, name: &str, bytes: &[u8]) {
         let query = format!("name={name}&encrypt=false&compress=none");
-        if matches!(act, Act::Delete | Act::Expiry | Act::Sweep) {
+        if matches!(act, Act::Delete | Act::Expiry | Act::Sweep | Act::Count) {
             let file = self.app.put(&query, TYPE, bytes.to_vec()).await;
             if act == Act::Sweep {
                 let path = format!("/v1/files/{}", file["id"].as_str().unwrap());
@@ -281,12 +305,31 @@ impl House {
             let registry = self.app.mongo().await.collection::<Document>("file_registry");
             registry.update_one(doc! { "name": name }, past).await.unwrap();
         }
+        if act != Act::Count {
+            // So that the gateway has nothing to count, and dies in the act alone.
+            self.app.app.files.fold_usage().await.unwrap();
+        }
     }
 
-    /// A gateway dies at a point while it answers a request; what it was restarted for is checked before.
-    async fn die_serving(&mut self, point: &str, act: Act, name: &str, bytes: &[u8]) -> ExitStatus {
+    /// Changes of usage that are not in the counters.
+    async fn count_entries(&self) -> u64 {
+        let entries = self.app.mongo().await.collection::<Document>("usage_entries");
+        entries.count_documents(doc! {}).await.unwrap()
+    }
+
+    /// A gateway dies at a point, by itself or while it answers a request; what it was restarted for is checked
+    /// before.
+    async fn die_serving(&mut self, point: &str, act: Act, name: &str, bytes: &[u8]) {
         let mut gateway = self.restart(self.program(&[]).env("GRIDGATE_FAILPOINT", point)).await;
-        self.read_all(&gateway).await;
+        if act != Act::Count {
+            self.read_all(&gateway).await;
+            self.ask_the_dying(&gateway, act, name, bytes).await;
+        }
+        assert_eq!(gateway.ended().await.signal(), Some(SIGABRT), "it did not die at {point}");
+    }
+
+    /// Gets no answer.
+    async fn ask_the_dying(&self, gateway: &Gateway, act: Act, name: &str, bytes: &[u8]) {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = match act {
             Act::Delete => {
@@ -304,8 +347,7 @@ impl House {
             }
         };
         let sent = request.bearer_auth(ADMIN_KEY).send().await;
-        assert!(sent.is_err(), "an answer in spite of {point}: {:?}", sent.map(|answer| answer.status()));
-        gateway.ended().await
+        assert!(sent.is_err(), "{name}: an answer: {:?}", sent.map(|answer| answer.status()));
     }
 
     /// The file of a name, as the other gateway shows it.
@@ -353,7 +395,7 @@ async fn end_transactions_of_the_dead() {
     }
 }
 
-/// The table's rows: point and act.
+/// The tables' rows: point and act.
 fn documented() -> BTreeSet<(String, String)> {
     let text = include_str!("../../docs/reliability.md");
     let section = text.split("\n## ").find(|section| section.starts_with("Crashes")).unwrap();
@@ -370,8 +412,10 @@ fn placed() -> BTreeSet<String> {
 
 #[test]
 fn every_point_is_documented_and_died_at() {
-    let deaths = UPLOADS.iter().chain(&SHARES).chain(&DELETES).chain(&SWEEPS);
-    let died: BTreeSet<_> = deaths.map(|Death(point, act, ..)| ((*point).to_owned(), act.name().to_owned())).collect();
+    let deaths = UPLOADS.iter().chain(&SHARES).chain(&DELETES).chain(&SWEEPS).chain(&COUNTS);
+    let deaths = deaths.map(|Death(point, act, ..)| (*point, act.name())).chain(crash_jobs::deaths());
+    let died: BTreeSet<_> = deaths.map(|(point, act)| (point.to_owned(), act.to_owned())).collect();
     assert_eq!(documented(), died);
-    assert_eq!(placed(), died.into_iter().map(|(point, _)| point).collect());
+    // At which time it dies there, if not the first, stands behind a colon.
+    assert_eq!(placed(), died.iter().map(|(point, _)| point.split(':').next().unwrap().to_owned()).collect());
 }

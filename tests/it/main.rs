@@ -9,6 +9,7 @@ mod backup;
 mod conditional;
 mod contract;
 mod crash;
+mod crash_jobs;
 mod customer_keys;
 mod dedup;
 mod downloads;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use gridgate::app::App;
@@ -40,7 +39,7 @@ async fn upload(app: &TestApp, number: u64) -> Value {
 }
 
 /// Every chunk document, as a hash of all its bytes.
-async fn chunks(db: &Database) -> BTreeMap<Id, String> {
+pub async fn chunks(db: &Database) -> BTreeMap<Id, String> {
     let mut found = BTreeMap::new();
     for bucket in ["files", "documents", "images", "videos", "archives"] {
         let mut cursor = db.collection::<RawDocumentBuf>(&format!("{bucket}.chunks")).find(doc! {}).await.unwrap();
@@ -55,7 +54,7 @@ async fn count(db: &Database, filter: Document) -> u64 {
     db.collection::<Document>("segments").count_documents(filter).await.unwrap()
 }
 
-/// Segments without bytes, enough of them that a run can be killed in the middle.
+/// Segments without bytes, so many that a run takes its time.
 async fn plant_crowd(app: &TestApp, size: usize) -> Id {
     let db = app.mongo().await;
     let blob = new_id();
@@ -77,7 +76,8 @@ async fn plant_crowd(app: &TestApp, size: usize) -> Id {
     blob
 }
 
-async fn run(database: &str, ring: &str, arguments: &[&str]) -> (Ended, Value) {
+/// Runs a command of the program that prints JSON.
+pub async fn run(database: &str, ring: &str, arguments: &[&str]) -> (Ended, Value) {
     let ended = program::run(program::command(database, ring, arguments)).await;
     let report = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
     (ended, report)
@@ -107,8 +107,8 @@ async fn traffic(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_read_and_written_while_keys_rotate_and_a_killed_run_is_finished_by_the_next() {
-    const CROWD: usize = 2000;
+async fn files_are_read_and_written_while_keys_rotate() {
+    const CROWD: usize = 1000;
     let database = new_database();
     let late = TestApp::start_with_ring(&database, &both(OLD, NEW)).await;
     let files: Vec<(Value, u64)> =
@@ -121,29 +121,13 @@ async fn files_are_read_and_written_while_keys_rotate_and_a_killed_run_is_finish
 
     let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     let rotation = async {
-        let of_crowd = |kid: &str| doc! { "blob": crowd, "enc.kid": kid };
-        let mut first = program::command(&database, &both(NEW, OLD), &["rekey"]).spawn().unwrap();
-        let begun = Instant::now();
-        while count(&db, of_crowd("new")).await < 200 {
-            assert_eq!(first.try_wait().unwrap(), None, "it ended before it could be killed");
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does nothing");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        first.kill().unwrap();
-        first.wait().unwrap();
-        let done = count(&db, of_crowd("new")).await;
-        assert!(done < CROWD as u64, "it was killed in the middle: {done}");
-        let (_, status) = run(&database, &both(NEW, OLD), &["rekey", "--status"]).await;
-        assert!(status["uses"]["old"].as_u64().unwrap() > 0 && status["uses"]["new"].as_u64().unwrap() >= done);
-
-        let (_, second) = run(&database, &both(NEW, OLD), &["rekey"]).await;
-        assert_eq!(second["failed"], 0, "{second}");
-        assert!(second["already"].as_u64().unwrap() >= done, "{second}");
-        assert_eq!(count(&db, of_crowd("old")).await, 0);
+        let (_, report) = run(&database, &both(NEW, OLD), &["rekey"]).await;
+        assert_eq!(report["failed"], 0, "{report}");
+        assert_eq!(count(&db, doc! { "blob": crowd, "enc.kid": "old" }).await, 0);
         stop.store(true, Ordering::Relaxed);
-        (done, second)
+        report
     };
-    let (by_late, by_early, (done, second)) = tokio::join!(
+    let (by_late, by_early, first) = tokio::join!(
         traffic(&late, &files, 1000, &stop, &reads),
         traffic(&early, &files, 2000, &stop, &reads),
         rotation
@@ -151,8 +135,8 @@ async fn files_are_read_and_written_while_keys_rotate_and_a_killed_run_is_finish
 
     // The gateway that wrapped with the old key while the job ran has left the job something.
     let all: Vec<_> = files.iter().chain(&by_late).chain(&by_early).collect();
-    let (third, report) = run(&database, &both(NEW, OLD), &["rekey"]).await;
-    assert_eq!((third.code, &report["remaining"]), (Some(0), &json!({})), "{third:?}");
+    let (second, report) = run(&database, &both(NEW, OLD), &["rekey"]).await;
+    assert_eq!((second.code, &report["remaining"]), (Some(0), &json!({})), "{second:?}");
     let (_, again) = run(&database, &both(NEW, OLD), &["rekey"]).await;
     assert_eq!((&again["rewrapped"], &again["failed"]), (&json!(0), &json!(0)), "nothing is left to do");
     let (_, status) = run(&database, &both(NEW, OLD), &["rekey", "--status"]).await;
@@ -175,7 +159,7 @@ async fn files_are_read_and_written_while_keys_rotate_and_a_killed_run_is_finish
     db.collection::<Document>("blobs").delete_one(doc! { "_id": crowd }).await.unwrap();
     assert!(fsck(&alone.app.files).await.unwrap().ok);
     println!(
-        "killed after {done} of {CROWD}; the second run: {second}; {} reads and {} uploads meanwhile",
+        "{first}; {} reads and {} uploads meanwhile",
         reads.load(Ordering::Relaxed),
         by_late.len() + by_early.len()
     );

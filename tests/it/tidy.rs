@@ -30,7 +30,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ),
     ("config", &["content", "files", "http", "mongod", "secret", "store", "telemetry"]),
     ("http", &["clock", "content", "error", "files", "format", "metrics", "pipeline", "random", "store", "telemetry"]),
-    ("backup", &["error", "files", "format", "jobs", "keyring", "store"]),
+    ("backup", &["error", "failpoint", "files", "format", "jobs", "keyring", "store"]),
     (
         "jobs",
         &["clock", "content", "error", "failpoint", "files", "format", "metrics", "pipeline", "store", "telemetry"],
