@@ -3,9 +3,10 @@
 use std::fmt;
 
 use serde::Deserialize;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Text that must not be shown.
-#[derive(Clone, Default, Deserialize)]
+/// Text that must not be shown, overwritten when dropped.
+#[derive(Clone, Default, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct Secret(String);
 

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use gridgate::format::key::Key;
+use gridgate::secret::Secret;
+use zeroize::ZeroizeOnDrop;
 
-use crate::support::app::{ADMIN_KEY, TestApp, new_database, noise};
+use crate::support::app::{ADMIN_KEY, TestApp, new_database, noise, secret, settings_for};
 use crate::support::program::command;
 use crate::support::scan::find_bytes;
 
@@ -95,6 +98,35 @@ async fn no_key_is_in_the_log_at_trace_whatever_goes_wrong() {
         }
     }
     drop(beside);
+}
+
+/// Whatever is dumped of a process that crashes, its memory is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_core_dump_of_the_program_has_no_memory_in_it() {
+    let database = new_database();
+    let ring = format!("k:{}", STANDARD.encode(noise(32, 1)));
+    let beside = TestApp::start_with_ring(&database, &ring).await;
+    let mut running = Running(command(&database, &ring, &["serve"]).spawn().unwrap());
+    running.url();
+    let filter = std::fs::read_to_string(format!("/proc/{}/coredump_filter", running.0.id())).unwrap();
+    assert_eq!(u32::from_str_radix(filter.trim(), 16), Ok(0), "{filter}");
+    drop(running);
+    drop(beside);
+}
+
+#[test]
+fn no_secret_is_in_a_print_of_the_settings_and_each_is_overwritten() {
+    fn is_overwritten<T: ZeroizeOnDrop>() {}
+    is_overwritten::<Secret>();
+    is_overwritten::<Key>();
+    let mut settings = settings_for("mongodb://service:a-password-0123456789@db.example/", "a");
+    let ring = format!("k:{}", STANDARD.encode(noise(32, 1)));
+    settings.keys.master_key = secret(&ring);
+    let printed = format!("{settings:?} {settings:#?}");
+    assert!(printed.contains("[redacted]") && printed.contains("KeySettings"), "{printed}");
+    for text in [&ring[2..], ADMIN_KEY, "a-password-0123456789"] {
+        assert!(!printed.contains(text), "a secret is printed");
+    }
 }
 
 /// A program that ends with the test.
