@@ -42,7 +42,7 @@ async fn client(app: &TestApp, seed: u64, over: &CancellationToken) -> Vec<(Valu
         match dice.below(4) {
             0 => {
                 let soon =
-                    DateTime::from_millis(DateTime::now().timestamp_millis() + 700).try_to_rfc3339_string().unwrap();
+                    DateTime::from_millis(DateTime::now().timestamp_millis() + 2500).try_to_rfc3339_string().unwrap();
                 app.put(&format!("name=a&{options}&expiresAt={soon}"), "application/x-noise", bytes).await;
             }
             1 => {
