@@ -220,6 +220,39 @@ fn a_setting_that_cannot_be_used_is_named() {
     assert!(load("not toml at all").is_err());
 }
 
+/// Every number of the defaults far below and far above what it may be.
+#[test]
+fn every_number_has_bounds_and_is_named_beyond_them() {
+    let (mut section, mut numbers) = ("", 0);
+    for line in DEFAULTS.lines() {
+        section = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(section);
+        let setting = line.split_once(" = ").filter(|(key, _)| !key.contains(['#', ' ']));
+        let Some((key, _)) = setting.filter(|(_, value)| value.parse::<i64>().is_ok()) else { continue };
+        numbers += 1;
+        for beyond in [i64::MIN, -1, i64::from(u32::MAX) + 1, i64::MAX] {
+            if beyond > 0 && key == "max_bytes" && beyond < 1 << 40 {
+                continue;
+            }
+            let text = format!("[{section}]\n{key} = {beyond}");
+            let error = load(&text).err().unwrap_or_else(|| panic!("{text:?} is taken"));
+            assert!(error.to_string().contains(&format!("{section}.{key}")), "{text:?}: {error}");
+        }
+    }
+    assert!(numbers > 45, "{numbers} numbers were looked at");
+}
+
+#[test]
+fn a_name_that_is_there_twice_is_refused() {
+    for twice in [
+        format!("{0}\n{0}", bucket("models")),
+        bucket("models") + "\nlevel = 4",
+        "[server]\ndrain_secs = 3\n[server]\nlisten = \"127.0.0.1:1\"".to_owned(),
+    ] {
+        let error = load(&twice).err().unwrap_or_else(|| panic!("{twice:?} is taken")).to_string();
+        assert!(error.contains("duplicate key"), "{error}");
+    }
+}
+
 /// A bucket under a name of one's own.
 fn bucket(name: &str) -> String {
     let start = DEFAULTS.find("[buckets.images]").unwrap();

@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use crate::support::app::{ADMIN_KEY, TestApp, content_path, noise, settings_for};
 use crate::support::mongod;
-use crate::support::requests::{Form, Reply, send};
+use crate::support::requests::{Form, Reply, count_files, send};
 use crate::support::scan::find_bytes;
 
 const HEADER: &str = "Gridgate-Encryption-Key";
@@ -261,11 +261,18 @@ async fn tampered_records_of_content_under_a_clients_key_open_nothing() {
 }
 
 /// A gateway's answer to a request that came from somewhere.
-async fn from_peer(app: &TestApp, allow: bool, peer: Option<&str>, request: &[(&str, &str)], path: &str) -> Value {
+async fn from_peer(
+    app: &TestApp,
+    allow: bool,
+    peer: Option<&str>,
+    request: &[(&str, &str)],
+    (method, path): (&str, &str),
+) -> Value {
     let mut settings = settings_for(mongod::uri(), &app.database);
     settings.server.allow_insecure_customer_keys = allow;
     let router = http::router(app::app_state(app.app.files.clone(), &settings, &app.url));
-    let mut head = Request::get(path).header("host", "gridgate").header("authorization", format!("Bearer {ADMIN_KEY}"));
+    let mut head = Request::builder().method(method).uri(path).header("host", "gridgate");
+    head = head.header("authorization", format!("Bearer {ADMIN_KEY}"));
     for (name, value) in request {
         head = head.header(*name, *value);
     }
@@ -286,6 +293,7 @@ async fn a_key_is_not_taken_over_a_network_without_tls_whatever_a_header_says() 
     let bytes = noise(1_000, 3);
     let file = put(&app, "name=a", 1, &bytes).await;
     let path = content_path(&file);
+    let (get, post) = (("GET", path.as_str()), ("POST", "/v1/files?name=b"));
     let key = key(1);
     let with_key = [(HEADER, key.as_str())];
     let claims = [(HEADER, key.as_str()), ("x-forwarded-proto", "https"), ("forwarded", "proto=https;for=127.0.0.1")];
@@ -294,13 +302,17 @@ async fn a_key_is_not_taken_over_a_network_without_tls_whatever_a_header_says() 
     let taken = json!({ "status": 200, "code": null });
     for peer in [Some("10.0.0.7:1"), Some("[2001:db8::1]:1"), Some("[::ffff:10.0.0.7]:1"), None] {
         for request in [&with_key[..], &claims[..], &[(DIGEST, digest.as_str())], &[(HEADER, "?")]] {
-            assert_eq!(from_peer(&app, false, peer, request, &path).await, refused, "{peer:?} {request:?}");
+            for target in [get, post] {
+                let answer = from_peer(&app, false, peer, request, target).await;
+                assert_eq!(answer, refused, "{peer:?} {request:?} {target:?}");
+            }
         }
-        assert_eq!(from_peer(&app, true, peer, &with_key, &path).await, taken, "the setting allows it");
-        let without = from_peer(&app, false, peer, &[], &path).await;
+        assert_eq!(count_files(&app).await, 1, "nothing was stored");
+        assert_eq!(from_peer(&app, true, peer, &with_key, get).await, taken, "the setting allows it");
+        let without = from_peer(&app, false, peer, &[], get).await;
         assert_eq!(without["code"], "key_required", "without a key the connection does not matter");
     }
     for peer in ["127.0.0.1:1", "127.8.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        assert_eq!(from_peer(&app, false, Some(peer), &with_key, &path).await, taken, "{peer}");
+        assert_eq!(from_peer(&app, false, Some(peer), &with_key, get).await, taken, "{peer}");
     }
 }

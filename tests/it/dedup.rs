@@ -67,6 +67,42 @@ async fn equal_content_is_stored_once_and_each_file_lives_its_own_life() {
     }
 }
 
+/// What is said about one of several files with the same bytes, and what becomes of it, stays with it.
+#[tokio::test]
+async fn of_equal_files_none_shows_what_became_of_the_others() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    let bytes = noise(300_000, 8);
+    let upload = async |name: &str| app.put(&format!("name={name}&tags=t"), TYPE, bytes.clone()).await;
+    let path = |file: &Value| format!("/v1/files/{}", file["id"].as_str().unwrap());
+    let still = upload("still").await;
+    let shown = async || send(app.get(&path(&still))).await.expect(200);
+    let [renamed, held, expiring, deleted] =
+        [upload("renamed").await, upload("held").await, upload("expiring").await, upload("deleted").await];
+    assert!([&renamed, &held, &expiring, &deleted].iter().all(|file| file["deduplicated"] == true));
+    let before = shown().await;
+    for (file, change) in [
+        (&renamed, json!({ "name": "b", "tags": ["u"], "access": "public", "custom": { "a": 1 } })),
+        (&held, json!({ "legalHold": true })),
+        (&expiring, json!({ "retention": { "days": 1 } })),
+    ] {
+        send(app.request("PATCH", &path(file)).json(&change)).await.expect(200);
+        assert_eq!(shown().await, before, "{change}");
+    }
+    delete(&app, &deleted).await;
+    app.clock.advance(std::time::Duration::from_secs(86_401));
+    assert_eq!(sweep(&app.app.files).await.unwrap().expired, 1);
+    assert_eq!(shown().await, before, "the others are gone");
+    for (file, status) in [(&still, 200), (&renamed, 200), (&held, 200), (&expiring, 404), (&deleted, 404)] {
+        assert_eq!(app.content_status(file).await, status, "{}", file["name"]);
+    }
+    // The hold of one of them is the bytes', not the other's.
+    delete(&app, &still).await;
+    delete(&app, &renamed).await;
+    sweep(&app.app.files).await.unwrap();
+    assert!(app.content(&held).await == bytes, "the hold keeps the bytes");
+    assert_sound(&app).await;
+}
+
 #[tokio::test]
 async fn what_is_stored_another_way_or_by_another_tenant_is_not_shared() {
     let app = TestApp::start().await;

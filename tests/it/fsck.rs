@@ -1,10 +1,14 @@
 //! The checker finds what is planted and nothing else.
 
+use std::time::Duration;
+
 use gridgate::jobs::fsck::fsck;
 use gridgate::jobs::fsck::report::FsckReport;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
+use serde_json::Value;
 
-use crate::support::app::{TestApp, noise};
+use crate::support::app::{TestApp, content_path, noise};
+use crate::support::store::chunk;
 
 async fn check(app: &TestApp) -> FsckReport {
     fsck(&app.app.files).await.unwrap()
@@ -50,9 +54,9 @@ async fn every_missing_part_is_named() {
 #[tokio::test]
 async fn bytes_and_rows_without_an_owner_are_orphans() {
     let (app, mongo) = one_file().await;
-    let chunk = doc! { "_id": ObjectId::new(), "files_id": ObjectId::new(), "n": 0, "data": Bson::Binary(mongodb::bson::Binary {
+    let lone = doc! { "_id": ObjectId::new(), "files_id": ObjectId::new(), "n": 0, "data": Bson::Binary(mongodb::bson::Binary {
     subtype: mongodb::bson::spec::BinarySubtype::Generic, bytes: vec![1, 2, 3] }) };
-    mongo.collection("files.chunks").insert_one(chunk).await.unwrap();
+    mongo.collection("files.chunks").insert_one(lone).await.unwrap();
     mongo
         .collection("files.files")
         .insert_one(
@@ -119,4 +123,92 @@ async fn uploads_and_deletes_that_run_meanwhile_are_no_findings() {
         }
     };
     tokio::join!(work, checks);
+}
+
+async fn segment_of(mongo: &mongodb::Database, file: &Value) -> ObjectId {
+    let id = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
+    let registry = mongo.collection::<Document>("file_registry").find_one(doc! { "file": id }).await.unwrap().unwrap();
+    let of_blob = doc! { "blob": registry.get_object_id("blob").unwrap() };
+    mongo.collection::<Document>("segments").find_one(of_blob).await.unwrap().unwrap().get_object_id("_id").unwrap()
+}
+
+/// A files document of ours says something else of the bytes than their row, or says it twice.
+#[tokio::test]
+async fn what_a_writer_did_to_gridfs_is_named_and_nobody_reads_wrong_bytes() {
+    let app = TestApp::start().await;
+    let mongo = app.mongo().await;
+    let changes: [(&str, Document); 9] = [
+        ("a length that is text", doc! { "$set": { "length": "900000" } }),
+        ("a negative length", doc! { "$set": { "length": -1_i64 } }),
+        ("a length no file has", doc! { "$set": { "length": i64::MAX } }),
+        ("no length", doc! { "$unset": { "length": "" } }),
+        ("a chunk size of nothing", doc! { "$set": { "chunkSize": 0 } }),
+        ("a negative chunk size", doc! { "$set": { "chunkSize": -261_120 } }),
+        ("a chunk size of 2 GiB", doc! { "$set": { "chunkSize": 1_i64 << 31 } }),
+        ("an extra chunk", doc! {}),
+        ("a files document in another bucket", doc! {}),
+    ];
+    let mut victims = Vec::new();
+    for (seed, (what, change)) in (1..).zip(changes) {
+        let bytes = noise(900_000, seed);
+        let file = app.put("name=a&encrypt=false&compress=none", "application/x-noise", bytes.clone()).await;
+        let id = segment_of(&mongo, &file).await;
+        let files = mongo.collection::<Document>("files.files");
+        let document = files.find_one(doc! { "_id": id }).await.unwrap().unwrap();
+        match what {
+            "an extra chunk" => {
+                let extra = chunk(&id.into(), 4, &bytes[..1000]);
+                mongo.collection("files.chunks").insert_one(extra).await.unwrap();
+            }
+            "a files document in another bucket" => {
+                mongo.collection("images.files").insert_one(document).await.unwrap();
+            }
+            _ => assert_eq!(files.update_one(doc! { "_id": id }, change).await.unwrap().modified_count, 1),
+        }
+        victims.push((what, file, bytes, id));
+    }
+    for (what, file, bytes, _) in &victims {
+        let path = content_path(file);
+        for range in ["bytes=0-", "bytes=0-9", "bytes=899990-"] {
+            let response = app.get(&path).header("range", range).send().await.unwrap();
+            let status = response.status().as_u16();
+            let start = if range == "bytes=899990-" { 899_990 } else { 0 };
+            match response.bytes().await {
+                Ok(read) if status == 206 => assert!(bytes[start..].starts_with(&read), "{what}: wrong bytes"),
+                _ => assert!(status >= 500 || *what == "an extra chunk", "{what}: {status}"),
+            }
+        }
+    }
+    let report = check(&app).await;
+    let findings: Vec<_> = report.kinds().flat_map(|(_, findings)| &findings.items).collect();
+    for (what, .., id) in &victims {
+        let is_named = findings.iter().any(|finding| finding.id.contains(&id.to_hex()));
+        assert!(is_named, "{what} is not found: {findings:?}");
+    }
+}
+
+#[tokio::test]
+async fn impossible_files_of_other_programs_are_not_adopted_and_stop_nothing() {
+    let app = TestApp::start().await;
+    let files = app.mongo().await.collection::<Document>("old.files");
+    let impossible: [(Bson, Bson); 7] = [
+        ("3".into(), 1024.into()),
+        ((-3).into(), 1024.into()),
+        (i64::MAX.into(), 1024.into()),
+        (3.into(), 0.into()),
+        (3.into(), (-1).into()),
+        (3.into(), (1_i64 << 31).into()),
+        (3.into(), i32::MAX.into()),
+    ];
+    let count = impossible.len() as u64;
+    for (length, chunk_size) in impossible {
+        files.insert_one(doc! { "_id": ObjectId::new(), "length": length, "chunkSize": chunk_size }).await.unwrap();
+    }
+    let sound = ObjectId::new();
+    files.insert_one(doc! { "_id": sound, "length": 3, "chunkSize": 1024 }).await.unwrap();
+    let stored = chunk(&sound.into(), 0, b"abc");
+    app.mongo().await.collection("old.chunks").insert_one(stored).await.unwrap();
+    let adopting = tokio::time::timeout(Duration::from_secs(60), app.app.files.adopt("old", "default"));
+    let report = adopting.await.expect("it does not loop").unwrap();
+    assert_eq!((report.adopted, report.failures), (1, count), "{report:?}");
 }

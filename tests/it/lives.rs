@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use gridgate::jobs::fsck::fsck;
 use gridgate::jobs::sweep::sweep;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
 use crate::auth::key;
-use crate::support::app::{TestApp, content_path, noise};
+use crate::support::app::{ADMIN_KEY, TestApp, content_path, noise};
 use crate::support::requests::{Reply, send};
+use crate::support::wire::Wire;
 
 const TYPE: &str = "application/octet-stream";
 
@@ -55,13 +56,75 @@ async fn another_tenants_upload_of_equal_content_is_answered_as_if_it_were_the_f
             let request = app.anonymous("POST", "/v1/files?name=a").bearer_auth(token).header("content-type", TYPE);
             send(request.body(noise(len, 1))).await
         };
-        let alices = upload(crate::support::app::ADMIN_KEY).await;
+        let alices = upload(ADMIN_KEY).await;
         let bobs = upload(&bob).await;
         assert_eq!(shape(&alices), shape(&bobs), "{len}");
         assert_eq!(bobs.json()["deduplicated"], false);
         assert_eq!(send(app.request("DELETE", &path(&alices.json()))).await.status, 204);
         let theirs = app.anonymous("GET", &content_path(&bobs.json())).bearer_auth(&bob);
         assert!(send(theirs).await.body == noise(len, 1), "it lives on without the other's");
+    }
+    let usage = async |tenant: &str| {
+        let usage = send(app.get(&format!("/v1/admin/quotas/{tenant}"))).await.expect(200);
+        (usage["usedBytes"].clone(), usage["usedFiles"].clone())
+    };
+    let again = app.put("name=a", TYPE, noise(100, 1)).await;
+    assert_eq!(again["deduplicated"], false, "what was deleted is not found");
+    app.put("name=a", TYPE, noise(3 << 20, 1)).await;
+    assert_eq!(usage("default").await, usage("other").await, "the same is charged");
+}
+
+/// What the database was asked to do for an upload: act and collection, sorted. Credentials and limits are left
+/// out, which are believed for a second, whoever asks.
+async fn asked(app: &TestApp, token: &str, bytes: Vec<u8>) -> Vec<String> {
+    let db = app.mongo().await;
+    db.run_command(doc! { "profile": 2 }).await.unwrap();
+    let upload = app.anonymous("POST", "/v1/files?name=a").bearer_auth(token).header("content-type", TYPE);
+    send(upload.body(bytes)).await.expect(201);
+    db.run_command(doc! { "profile": 0 }).await.unwrap();
+    let profile = db.collection::<Document>("system.profile");
+    let entries: Vec<Document> = profile.find(doc! {}).await.unwrap().try_collect().await.unwrap();
+    profile.drop().await.unwrap();
+    let mut asked: Vec<String> = entries
+        .iter()
+        .map(|entry| format!("{} {}", entry.get_str("op").unwrap(), entry.get_str("ns").unwrap()))
+        .filter(|what| ![".system.profile", ".api_keys", ".usage"].iter().any(|passing| what.ends_with(passing)))
+        .collect();
+    asked.sort();
+    asked
+}
+
+/// A time is the sum of what is done: the same acts are done for content that another tenant has.
+#[tokio::test]
+async fn another_tenants_content_makes_no_upload_quicker() {
+    let app = TestApp::start().await;
+    let bob = key(&app, "bob", "other", &["files:read", "files:write"], None).await;
+    for len in [100, 3 << 20] {
+        let (alices, bobs) = (asked(&app, ADMIN_KEY, noise(len, 3)).await, asked(&app, &bob, noise(len, 3)).await);
+        assert_eq!(alices, bobs, "{len}");
+        let again = asked(&app, ADMIN_KEY, noise(len, 3)).await;
+        assert_ne!(again, alices, "{len}: one's own content does make a difference");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_is_read_to_its_last_byte_whoever_has_its_content() {
+    let app = TestApp::start().await;
+    let bob = key(&app, "bob", "other", &["files:read", "files:write"], None).await;
+    for len in [1000, 3 << 20] {
+        let bytes = noise(len, 4);
+        app.put("name=a", TYPE, bytes.clone()).await;
+        for token in [ADMIN_KEY, &bob] {
+            let mut wire = Wire::connect(&app.url).await;
+            let head =
+                format!("Host: x\r\nAuthorization: Bearer {token}\r\nContent-Type: {TYPE}\r\nContent-Length: {len}");
+            wire.send(format!("POST /v1/files?name=b HTTP/1.1\r\n{head}\r\n\r\n")).await;
+            wire.send(&bytes[..len - 1]).await;
+            let early = tokio::time::timeout(Duration::from_millis(400), wire.head()).await;
+            assert!(early.is_err(), "{len}: answered before its last byte: {early:?}");
+            wire.send(&bytes[len - 1..]).await;
+            assert_eq!(wire.head().await.status, 201, "{len}");
+        }
     }
 }
 

@@ -4,8 +4,10 @@
 
 mod abuse;
 mod at_rest;
+mod audit;
 mod auth;
 mod backup;
+mod collecting;
 mod conditional;
 mod contract;
 mod crash;
@@ -39,7 +41,9 @@ mod scrub;
 mod shredding;
 mod space;
 mod starting;
+mod stopping;
 mod support;
 mod sweep;
 mod tamper;
 mod tidy;
+mod unreachable;

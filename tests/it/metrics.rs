@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Document, doc};
 use serde_json::Value;
 
 use crate::support::app::{ADMIN_KEY, TestApp, noise};
@@ -123,11 +124,30 @@ async fn what_is_done_is_counted() {
     gateway.reaches("damaged_blobs", |n| n == 1.0).await;
     gateway.reaches(r#"fsck_findings{kind="missing"}"#, |n| n == 1.0).await;
 
+    assert_cuts_are_counted(&gateway, &db, options).await;
+
     // The database.
     let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 },
     "data": { "failCommands": ["find"], "errorCode": 50, "appName": "gridgate-meta" } };
     own.client().await.database("admin").run_command(fail).await.unwrap();
     gateway.reaches(r#"database_errors_total{code="timeout"}"#, |n| n == 1.0).await;
+}
+
+/// A wrong byte in the middle cuts the answer, which is a failure, too.
+async fn assert_cuts_are_counted(gateway: &Gateway, db: &mongodb::Database, options: &str) {
+    let before = gateway.sample("integrity_failures_total").await;
+    let posted = gateway.request("POST", options).body(noise(3 << 20, 3)).send().await.unwrap();
+    let file: Value = serde_json::from_str(&posted.text().await.unwrap()).unwrap();
+    let last = doc! { "files_id": { "$in": live(db, &file).await }, "n": 12 };
+    let zeros = Binary { subtype: BinarySubtype::Generic, bytes: vec![0; (3 << 20) - 12 * 261_120] };
+    let change = doc! { "$set": { "data": zeros } };
+    let chunks = db.collection::<Document>("files.chunks");
+    assert_eq!(chunks.update_one(last, change).await.unwrap().modified_count, 1);
+    let content = format!("/v1/files/{}/content", file["id"].as_str().unwrap());
+    let answer = gateway.request("GET", &content).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    answer.bytes().await.unwrap_err();
+    assert_eq!(gateway.sample("integrity_failures_total").await, before + 1.0);
 }
 
 /// The segments of a file.

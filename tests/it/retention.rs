@@ -1,14 +1,18 @@
 //! When files end and why: retention by file and by bucket, legal hold, and the answer to "what will
 //! be deleted when".
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use gridgate::jobs::fsck;
+use gridgate::jobs::progress::Progress;
 use gridgate::jobs::sweep::{Sweeper, sweep};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Value, json};
 
-use crate::support::app::{TestApp, content_path};
-use crate::support::requests::{query, send};
+use crate::support::app::{TestApp, content_path, noise};
+use crate::support::own_mongod::OwnMongod;
+use crate::support::requests::{Form, query, send};
+use crate::support::store::chunk;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -120,16 +124,127 @@ async fn a_hold_that_cannot_be_read_is_a_hold() {
         assert_eq!(sweep(&app.app.files).await.unwrap().expired, 0);
         assert_eq!(registry.count_documents(doc! { "_id": id }).await.unwrap(), 1, "{hold}");
     }
-    let indexes = registry.list_indexes().await.unwrap();
-    let indexes: Vec<mongodb::IndexModel> = futures::TryStreamExt::try_collect(indexes).await.unwrap();
-    let ttl: Vec<_> =
-        indexes.iter().filter_map(|index| index.options.as_ref()).filter(|o| o.expire_after.is_some()).collect();
-    assert_eq!(ttl.len(), 1);
-    assert_eq!(
-        ttl[0].partial_filter_expression,
-        Some(doc! { "retention.legalHold": false }),
-        "the server's TTL sees no such file"
-    );
+}
+
+/// The TTL index passes over any other type for ever, and takes an array's oldest date.
+#[tokio::test]
+async fn every_way_to_set_an_end_stores_dates_or_nothing() {
+    let app = by_bucket().await;
+    let registry = app.mongo().await.collection::<Document>("file_registry");
+    let later = "2099-01-01T00:00:00.5+01:00";
+    let of = |option: &str| format!("name=a&{option}");
+    let mut files = Vec::new();
+    for option in ["", "retentionDays=3", &format!("expiresAt={}", later.replace('+', "%2B"))] {
+        for content_type in ["text/plain", "image/png"] {
+            files.push(app.put(&of(option), content_type, "x").await);
+            files.push(app.put(&of(option), content_type, "the same").await);
+            let form = Form::new().field("tags", "t").file("a", content_type, b"y");
+            files.push(send(form.request(&app, option)).await.expect(201));
+            for _ in 0..2 {
+                let request = app.request("POST", &format!("/v1/files?{option}")).header("content-type", content_type);
+                let key = format!("{content_type}{option}");
+                files.push(send(request.header("idempotency-key", key).body("z")).await.expect(201));
+            }
+        }
+    }
+    let grid = doc! { "_id": 7, "length": 1, "chunkSize": 1024, "expireAt": "soon", "metadata": { "expireAt": 1 } };
+    app.mongo().await.collection("old.files").insert_one(grid).await.unwrap();
+    let stored = chunk(&7.into(), 0, b"a");
+    app.mongo().await.collection("old.chunks").insert_one(stored).await.unwrap();
+    assert_eq!(app.app.files.adopt("old", "default").await.unwrap().adopted, 1);
+    let changes = [
+        json!({ "retention": { "days": 36_500 } }),
+        json!({ "retention": { "expiresAt": later } }),
+        json!({ "name": "b" }),
+        json!({ "legalHold": true }),
+        json!({ "legalHold": false, "retention": { "days": 1 } }),
+        json!({ "retention": null }),
+    ];
+    let dates = doc! { "$type": "date" };
+    let is_end = doc! { "expireAt": dates.clone(), "purgeAt": dates };
+    let is_none = doc! { "expireAt": { "$exists": false }, "purgeAt": { "$exists": false } };
+    // `$type` looks into arrays.
+    let is_array = |field: &str| doc! { "$expr": { "$isArray": [format!("${field}")] } };
+    let odd = doc! { "$or": [
+        { "$nor": [is_end.clone(), is_none.clone()] },
+        is_array("expireAt"),
+        is_array("purgeAt"),
+    ] };
+    let count = async |filter: &Document| registry.count_documents(filter.clone()).await.unwrap();
+    assert!(count(&is_end).await >= 12 && count(&is_none).await >= 5, "files of both kinds");
+    assert_eq!(count(&odd).await, 0, "after the uploads");
+    for change in changes {
+        for file in &files {
+            send(app.request("PATCH", &path(file)).json(&change)).await.expect(200);
+        }
+        assert_eq!(count(&odd).await, 0, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn a_hold_keeps_the_bytes_from_whatever_removes_files() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    let bytes = noise(600_000, 3);
+    let twin = app.put("name=twin", "application/x-noise", bytes.clone()).await;
+    let held = app.put("name=held&retentionDays=1", "application/x-noise", bytes.clone()).await;
+    assert_eq!(held["deduplicated"], true);
+    send(app.request("PATCH", &path(&held)).json(&json!({ "legalHold": true }))).await.expect(200);
+    assert_eq!(send(app.request("DELETE", &path(&twin))).await.status, 204);
+    app.clock.advance(DAY * 1000);
+    for change in [json!({ "retention": null }), json!({ "retention": { "days": 1 } })] {
+        send(app.request("PATCH", &path(&held)).json(&change)).await.refused(409, "held");
+    }
+    send(app.request("DELETE", &path(&held))).await.refused(409, "held");
+    for _ in 0..2 {
+        let report = sweep(&app.app.files).await.unwrap();
+        assert_eq!((report.expired, report.reaped), (0, 0), "{report:?}");
+    }
+    let report = fsck::run(&app.app.files, fsck::Mode::Repair, &Progress::default()).await.unwrap();
+    assert!(report.ok, "{report:?}");
+    sweep(&app.app.files).await.unwrap();
+    assert!(app.content(&held).await == bytes);
+    let gone = send(app.request("PATCH", &path(&held)).json(&json!({ "legalHold": false }))).await;
+    assert!(gone.status == 404 || gone.status == 200, "{}", gone.status);
+    assert_eq!(sweep(&app.app.files).await.unwrap().expired, 1, "it ends with its hold");
+}
+
+/// The server's own broom, which no gateway's check stands before.
+#[tokio::test]
+async fn the_servers_ttl_takes_what_has_ended_and_nothing_that_is_held() {
+    let own = OwnMongod::fallible().await;
+    let app = TestApp::start_at(&own.uri(), "ttl".to_owned(), |_| {}).await;
+    let registry = app.mongo().await.collection::<Document>("file_registry");
+    let ended = async |name: &str, change: Document| {
+        let file = app.put(&format!("name={name}&retentionDays=1"), "text/plain", name.to_owned()).await;
+        let id = mongodb::bson::oid::ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
+        if !change.is_empty() {
+            registry.update_one(doc! { "file": id }, change).await.unwrap();
+        }
+        let past = DateTime::from_millis(1_000_000_000_000);
+        registry.update_one(doc! { "file": id }, doc! { "$set": { "expireAt": past, "purgeAt": past } }).await.unwrap();
+        id
+    };
+    let set = |hold: Bson| doc! { "$set": { "retention.legalHold": hold } };
+    let kept = [
+        ended("held", set(true.into())).await,
+        ended("text", set("false".into())).await,
+        ended("number", set(0.into())).await,
+        ended("null", set(Bson::Null)).await,
+        ended("absent", doc! { "$unset": { "retention.legalHold": "" } }).await,
+        ended("nothing", doc! { "$unset": { "retention": "" } }).await,
+    ];
+    // What is planted after the first is gone is gone after a whole pass that saw all others.
+    for name in ["first", "second"] {
+        let id = ended(name, doc! {}).await;
+        let begun = Instant::now();
+        while registry.count_documents(doc! { "file": id }).await.unwrap() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(120), "the TTL index takes nothing");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    for id in kept {
+        assert_eq!(registry.count_documents(doc! { "file": id }).await.unwrap(), 1, "a held file was removed");
+    }
 }
 
 #[tokio::test]

@@ -71,7 +71,8 @@ impl Gateway {
         fs::read_to_string(&self.stderr).unwrap()
     }
 
-    fn signal(&self, name: &str) {
+    /// Sends it a signal: `TERM`, `INT`, `KILL`.
+    pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }

@@ -405,6 +405,49 @@ async fn a_tampered_registry_document_is_refused() {
     }
 }
 
+/// What it says of its protection is only for show: how it is read is in the row, which is bound.
+#[tokio::test]
+async fn a_file_that_claims_another_protection_is_read_as_it_was_stored_or_not_at_all() {
+    let app = start().await;
+    for form in FORMS {
+        let victim = Victim::upload(&app, form, 16).await;
+        let id = victim.registry.get_object_id("_id").unwrap();
+        let own = victim.registry.get_document("content").unwrap().get_str("mode").unwrap_or("none").to_owned();
+        for mode in ["none", "managed", "customer", "plain"].into_iter().filter(|mode| *mode != own) {
+            let change = if mode == "none" {
+                doc! { "$unset": { "content.mode": "", "content.kid": "" } }
+            } else {
+                doc! { "$set": { "content.mode": mode, "content.kid": "test" } }
+            };
+            victim.update("file_registry", id, change).await;
+            let answer = victim.get(None).await;
+            let is_exact = answer.status == 200 && answer.has_ended && answer.bytes == victim.bytes;
+            assert!(is_exact || answer.status >= 400, "{form} as {mode}: {}", answer.status);
+            victim.restore().await;
+        }
+    }
+}
+
+/// Types are not authenticated, and decide about nothing but how the same bytes are shown.
+#[tokio::test]
+async fn a_file_whose_type_was_changed_is_served_with_the_same_care() {
+    let app = start().await;
+    let victim = Victim::upload(&app, FORMS[1], 17).await;
+    let id = victim.registry.get_object_id("_id").unwrap();
+    for content_type in ["text/html", "image/svg+xml", "text/html;charset=utf-8", "image/png,text/html"] {
+        victim.update("file_registry", id, doc! { "$set": { "contentType": content_type } }).await;
+        let response = app.get(&content_path(&victim.file)).send().await.unwrap();
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert!(header("content-disposition").starts_with("attachment"), "{content_type}");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert!(header("content-security-policy").starts_with("sandbox"), "{content_type}");
+        assert!(response.bytes().await.unwrap() == victim.bytes, "{content_type}");
+    }
+    let split = doc! { "$set": { "contentType": "text/plain\r\nSet-Cookie: a=b" } };
+    victim.update("file_registry", id, split).await;
+    assert_eq!(app.content_status(&victim.file).await, 500, "no header of it");
+}
+
 #[tokio::test]
 async fn a_file_moved_to_another_tenant_or_id_is_readable_for_nobody() {
     let app = start().await;

@@ -1,7 +1,7 @@
 //! Rules of the source tree as tests. Each rule is a function from a text to its offences; its test
 //! runs it over the tree and over a planted offence, so that a rule that sees nothing fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -471,6 +471,83 @@ fn decisions_are_numbered_one_by_one() {
     let found: Vec<String> =
         files_with("docs/decisions", "md").iter().map(|file| file.path.replace("docs/decisions/", "")).collect();
     let offences = wrong_numbers(&found, &[]);
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+/// The locked crates that `deny.toml` refuses by their version: its list holds where no tool is at hand.
+fn refused_versions(deny: &str, lock: &str) -> Vec<String> {
+    let number = |version: &str| -> Vec<u64> { version.split('.').map_while(|part| part.parse().ok()).collect() };
+    let entries = deny.split("crate = \"").skip(1).filter_map(|rest| rest.split('"').next()?.split_once(":<"));
+    let floors: BTreeMap<&str, Vec<u64>> = entries.map(|(name, floor)| (name, number(floor))).collect();
+    let locked = lock.split("[[package]]").filter_map(|package| {
+        let field = |key: &str| package.split_once(&format!("\n{key} = \""))?.1.split('"').next();
+        field("name").zip(field("version"))
+    });
+    let refused = locked.filter(|(name, version)| floors.get(name).is_some_and(|floor| number(version) < *floor));
+    refused.map(|(name, version)| format!("{name} {version}")).collect()
+}
+
+#[test]
+fn no_version_with_a_known_hole_is_locked() {
+    let deny = fs::read_to_string(root().join("deny.toml")).unwrap();
+    for name in ["aes-gcm", "bytes", "h2", "time", "tracing-subscriber"] {
+        assert!(deny.contains(&format!("crate = \"{name}:<")), "{name} has no floor in deny.toml");
+        let planted = format!("[[package]]\nname = \"{name}\"\nversion = \"0.0.9\"\n");
+        assert_eq!(refused_versions(&deny, &planted), [format!("{name} 0.0.9")]);
+    }
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    assert!(lock.contains("name = \"h2\""), "the lock file was read");
+    assert_eq!(refused_versions(&deny, &lock), Vec::<String>::new());
+}
+
+/// Whether a source has a test of this name.
+fn has_test(source: &str, name: &str) -> bool {
+    let lines: Vec<&str> = source.lines().collect();
+    let is_it = |line: &&str| line.contains(&format!("fn {name}("));
+    lines.iter().position(is_it).is_some_and(|at| {
+        lines[at.saturating_sub(4)..at].iter().any(|line| line.contains("#[test]") || line.contains("#[tokio::test"))
+    })
+}
+
+/// What is wrong in a table of cases: tests that nobody has, rows without one that give no reason, and
+/// cases that stand there twice.
+fn wrong_cases(table: &str) -> Vec<String> {
+    let mut offences = Vec::new();
+    let mut seen = BTreeSet::new();
+    for row in table.lines().filter(|line| line.starts_with("| ") && line.contains("-")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [case, _, tests, missing] = cells[..] else {
+            offences.push(format!("{row} has not four cells"));
+            continue;
+        };
+        if !seen.insert(case) {
+            offences.push(format!("{case} stands there twice"));
+        }
+        let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if tests.is_empty() && missing.is_empty() {
+            offences.push(format!("{case} has neither a test nor a reason"));
+        }
+        for test in tests {
+            let (module, name) = test.rsplit_once("::").unwrap_or((test, ""));
+            let path = if module.starts_with("src/") { module.to_owned() } else { format!("tests/it/{module}.rs") };
+            if !fs::read_to_string(root().join(path)).is_ok_and(|source| has_test(&source, name)) {
+                offences.push(format!("{case}: there is no test {test}"));
+            }
+        }
+    }
+    offences
+}
+
+#[test]
+fn every_case_names_tests_that_are_there() {
+    let planted = "| A-01 | x | `sweep::no_such_test`, `tidy::has_test` | |\n| A-01 | x | | |\n| A-02 | x | |\n";
+    assert_eq!(wrong_cases(planted).len(), 5, "{:?}", wrong_cases(planted));
+    let document = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+    let table = document.split("\n## ").find(|section| section.starts_with("Cases")).unwrap();
+    for (section, count) in [("INT", 5), ("ENC", 10), ("DED", 3), ("LIF", 8), ("OPS", 7)] {
+        assert_eq!(table.matches(&format!("\n| {section}-")).count(), count, "cases of {section}");
+    }
+    let offences = wrong_cases(table);
     assert!(offences.is_empty(), "\n{}", offences.join("\n"));
 }
 

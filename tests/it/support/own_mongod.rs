@@ -85,14 +85,17 @@ pub async fn direct(port: u16) -> Client {
 pub struct OwnMongod {
     port: u16,
     member: u16,
-    _process: MongodProcess,
+    folder: PathBuf,
+    arguments: Vec<&'static str>,
+    /// The last one runs; those before it were killed and keep the folder from being removed.
+    processes: Vec<MongodProcess>,
 }
 
 impl OwnMongod {
     /// One without a replica set.
     pub async fn standalone() -> Self {
         let port = free_port();
-        Self { port, member: port, _process: MongodProcess::start(&folder(), port, &[]).await }
+        Self::start(port, port, Vec::new()).await
     }
 
     /// A replica set of one that accepts `configureFailPoint`.
@@ -103,10 +106,12 @@ impl OwnMongod {
 
     /// As [`fallible`](Self::fallible), but known to the set, and so to its clients, by another port.
     pub async fn fallible_behind(member: u16, port: u16) -> Self {
-        // Transactions that a lost client leaves open end in seconds, not in a minute.
-        let arguments = ["--replSet", "own", "--oplogSize", "64", "--setParameter", "enableTestCommands=1"];
-        let arguments = [&arguments[..], &["--setParameter", "transactionLifetimeLimitSeconds=5"]].concat();
-        let own = Self { port, member, _process: MongodProcess::start(&folder(), port, &arguments).await };
+        // Transactions that a lost client leaves open end in seconds, and TTL indexes are looked at each second;
+        // both are a minute otherwise.
+        let parameters = ["enableTestCommands=1", "transactionLifetimeLimitSeconds=5", "ttlMonitorSleepSecs=1"];
+        let parameters = parameters.into_iter().flat_map(|parameter| ["--setParameter", parameter]);
+        let arguments = ["--replSet", "own", "--oplogSize", "64"].into_iter().chain(parameters).collect();
+        let own = Self::start(member, port, arguments).await;
         let admin = own.client().await.database("admin");
         let only = doc! { "_id": 0, "host": format!("127.0.0.1:{member}") };
         admin.run_command(doc! { "replSetInitiate": { "_id": "own", "members": [only] } }).await.unwrap();
@@ -116,6 +121,22 @@ impl OwnMongod {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         own
+    }
+
+    async fn start(member: u16, port: u16, arguments: Vec<&'static str>) -> Self {
+        let folder = folder();
+        let processes = vec![MongodProcess::start(&folder, port, &arguments).await];
+        Self { port, member, folder, arguments, processes }
+    }
+
+    /// Sends it a signal: `KILL`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        self.processes.last().unwrap().signal(name);
+    }
+
+    /// Starts it again on its files once it was killed.
+    pub async fn restart(&mut self) {
+        self.processes.push(MongodProcess::start(&self.folder, self.port, &self.arguments).await);
     }
 
     /// Its address.
