@@ -439,7 +439,7 @@ async fn active_content_is_never_shown_inline_whatever_it_is_called() {
             let shown = content.header("content-disposition");
             assert!(shown.starts_with("attachment;"), "{declared:?} {name}: {shown} {}", file["contentType"]);
         });
-        futures::future::join_all(shown).await;
+        join_all(shown).await;
     }
 }
 
