@@ -2,6 +2,7 @@
 //! which ends and takes its folder with it when the test process ends, however it ends.
 
 use gridgate::mongod::{Mongod, MongodSettings, OnExit};
+use mongodb::bson::doc;
 use std::sync::OnceLock;
 
 use super::data::new_folder;
@@ -22,12 +23,21 @@ fn start() -> String {
             let folder = new_folder("gridgate-test-");
             let settings = MongodSettings { cache_mib: 512, oplog_mib: 1024 };
             let mongod = Mongod::start(&settings, &folder, OnExit::RemoveFiles).await.unwrap();
+            forget_soon(mongod.uri()).await;
             tell.send(mongod.uri().to_owned()).unwrap();
             std::future::pending::<()>().await;
             drop(mongod);
         });
     });
     hear.recv().expect("the test mongod starts")
+}
+
+/// A dropped collection keeps its files for as long as snapshots of the past are kept, five minutes by
+/// default: with two dozen collections a test, thousands of files would burden every checkpoint.
+async fn forget_soon(uri: &str) {
+    let admin = mongodb::Client::with_uri_str(uri).await.unwrap().database("admin");
+    let keep = doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 20 };
+    admin.run_command(keep).await.unwrap();
 }
 
 /// Drops a test's database, from a runtime of its own: the test's may be ending.
