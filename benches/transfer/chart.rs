@@ -11,7 +11,7 @@ const TOP: f64 = 64.0;
 /// Where bars begin, and how long one is that just reaches its goal.
 const LEFT: f64 = 400.0;
 const GOAL: f64 = 250.0;
-const LONGEST: f64 = 400.0;
+const LONGEST: f64 = 370.0;
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1f2933}.title{font-size:15px;font-weight:600}\
     .small{font-size:10px;fill:#52606d}.reached{fill:#2f855a}.near{fill:#b7791f}.missed{fill:#c53030}";
 
@@ -56,7 +56,7 @@ fn draw_row(svg: &mut String, top: f64, goal: &Goal) {
     if let Some(limit) = limit {
         line(svg, LEFT + limit * GOAL, top - 1.0, top + 17.0, "stroke=\"#1f2933\" stroke-dasharray=\"3 2\"");
     }
-    text(svg, LEFT + LONGEST + 12.0, top + 13.0, "value", &format!("{}   {}", short(goal.seen), goal.wanted()));
+    text(svg, LEFT + LONGEST + 12.0, top + 13.0, "value", &format!("{}; wanted {}", short(goal.seen), goal.wanted()));
 }
 
 fn text(svg: &mut String, x: f64, y: f64, class: &str, content: &str) {

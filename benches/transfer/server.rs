@@ -30,7 +30,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Our gateway, from the build under test.
+    /// Our gateway, from the build under test, without the jobs that read a whole new store at once.
     pub fn gateway(uri: &str, database: &str) -> Outcome<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gridgate"));
         command
@@ -38,7 +38,9 @@ impl Server {
             .env("GRIDGATE_DATABASE", database)
             .env("GRIDGATE_MASTER_KEY", MASTER_KEY)
             .env("GRIDGATE_ADMIN_KEY", ADMIN_KEY)
-            .env("GRIDGATE_LISTEN", "127.0.0.1:0");
+            .env("GRIDGATE_LISTEN", "127.0.0.1:0")
+            .env("GRIDGATE__STORAGE__SCRUB_INTERVAL_SECS", "0")
+            .env("GRIDGATE__STORAGE__FSCK_INTERVAL_SECS", "0");
         Self::that_tells_its_address(command)
     }
 
