@@ -47,9 +47,11 @@ impl Turn<'_> {
             warm_up(self.lab, self.stage, way, self.kind).await?;
         }
         ways::take_turns(&mut contenders, self.round);
+        let warm = self.lab.contents.body_of(self.kind, WARM_UP_LEN, ceiling::CHUNK_LEN);
+        ceiling::insert(&self.stage.raw, &warm).await?;
         let mut ids = Vec::new();
-        self.stage.settle().await?;
         for contender in &contenders {
+            self.stage.settle().await?;
             ids.push(self.upload(contender).await?);
         }
         self.stage.settle().await?;
