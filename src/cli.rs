@@ -109,11 +109,14 @@ pub fn run() -> ExitCode {
 }
 
 fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
+    let is_kept = keep_memory_out_of_core_dumps();
     let flags = [("server.listen", &cli.listen), ("data_dir", &cli.data_dir)];
     let flags: Vec<_> = flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
     let settings = Settings::load(cli.config.as_deref(), &flags)?;
     telemetry::start(&settings.log);
-    keep_memory_out_of_core_dumps();
+    if let Err(error) = is_kept {
+        tracing::warn!(%error, "a core dump would hold memory, and so keys");
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
     let outcome = runtime.block_on(async {
@@ -147,10 +150,8 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
 }
 
 /// Keys lie in memory. Linux dumps the mappings that this filter names (core(5)): none.
-fn keep_memory_out_of_core_dumps() {
-    if let Err(error) = std::fs::write("/proc/self/coredump_filter", "0") {
-        tracing::debug!(%error, "a core dump would hold memory");
-    }
+fn keep_memory_out_of_core_dumps() -> std::io::Result<()> {
+    std::fs::write("/proc/self/coredump_filter", "0")
 }
 
 async fn with_app(

@@ -24,7 +24,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "quick")]
     pub full: bool,
     /// FastAPI and Express gateways beside ours, from this folder
-    #[arg(long, num_args = 0..=1, default_missing_value = "../shared/bench/peers")]
+    #[arg(long, value_name = "FOLDER")]
     pub peers: Option<PathBuf>,
     /// Writes docs/benchmarks/<date>-<commit>.jsonl and .svg
     #[arg(long)]

@@ -261,7 +261,7 @@ impl Check<'_> {
         let mut suspects = std::mem::take(&mut self.suspects);
         let checked = std::mem::take(&mut self.checked);
         let sweep = Duration::from_secs(self.files.settings.sweep_interval_secs.saturating_add(2)).min(SWEEP_LIMIT);
-        let (begun, mut pause, mut calm) = (Instant::now(), FIRST_PAUSE, 0);
+        let (begun, mut pause, mut calm, mut is_backlog) = (Instant::now(), FIRST_PAUSE, 0, false);
         while !suspects.is_empty() {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -272,17 +272,20 @@ impl Check<'_> {
             calm = if suspects.len() == before && !is_sweeping { calm + 1 } else { 0 };
             let is_swept = !awaits_sweep || begun.elapsed() >= sweep;
             let is_over = begun.elapsed() >= sweep.max(BUSY_LIMIT);
-            if is_over && is_sweeping {
-                // A sweep that has more to do than it can in this time: no leak.
-                suspects.retain(|suspect| suspect.found.0 != Fault::Leaked);
-            }
             if is_over || (is_swept && calm >= CALM_LOOKS) {
+                is_backlog = is_sweeping;
                 break;
             }
         }
         self.checked = checked;
         if self.mode == Mode::Repair {
             suspects = self.repair(suspects).await?;
+        }
+        if is_backlog {
+            // A sweep that has more to do than it can in this time is at it.
+            let before = suspects.len();
+            suspects.retain(|suspect| suspect.found.0 != Fault::Leaked);
+            self.report.awaiting_sweep += (before - suspects.len()) as u64;
         }
         suspects.into_iter().for_each(|suspect| self.report.add(suspect.found));
         Ok(())

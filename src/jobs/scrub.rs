@@ -193,17 +193,17 @@ impl Reading<'_> {
             return Ok(());
         }
         let mut naming = store.find_naming(blob, TRIED).await.map_err(doing)?.files;
-        // Shared content is not damaged where one of its files is: that is for fsck to say.
-        let opens = |file: &FileDoc| self.files.assemble(file.clone(), segments.clone()).is_ok();
-        let chosen = naming.iter().position(opens).unwrap_or(0);
         if naming.is_empty() {
             // Content that nothing names is the sweep's.
             return Ok(());
         }
-        let file = naming.swap_remove(chosen);
         if segments.iter().any(is_customers) {
             return self.measure(blob, &segments).await;
         }
+        // Shared content is not damaged where one of its files is: that is for fsck to say.
+        let opens = |file: &FileDoc| self.files.assemble(file.clone(), segments.clone()).is_ok();
+        let chosen = naming.iter().position(opens).unwrap_or(0);
+        let file = naming.swap_remove(chosen);
         let mut verification = self.files.verify(file, segments);
         loop {
             match verification.next().await {

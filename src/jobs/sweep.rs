@@ -19,7 +19,8 @@ use crate::store::{DateTime, Id, StoreError, doc, new_id};
 const PAGE: i64 = 200;
 /// Pages of one kind handled by one sweep.
 const PAGES: usize = 20;
-/// Documents handled at once: others wait for the database meanwhile too.
+/// Documents handled at once: others wait for the database meanwhile too. As many failures in a row
+/// that may pass mean that the database is away.
 const AT_ONCE: usize = 4;
 
 /// What a sweep did.
@@ -37,6 +38,13 @@ pub struct SweepReport {
 }
 
 impl SweepReport {
+    fn add(&mut self, other: &Self) {
+        self.expired += other.expired;
+        self.condemned += other.condemned;
+        self.reaped += other.reaped;
+        self.freed_bytes += other.freed_bytes;
+    }
+
     /// Whether nothing was done.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -68,22 +76,25 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The first step that failed; the others ran. `unavailable` when another gateway's sweep does not end.
 pub async fn sweep(files: &Files) -> Result<SweepReport, Error> {
     let (mut sweeper, mut total) = (Sweeper::default(), SweepReport::default());
-    let mut waited = Duration::ZERO;
+    let (mut waited, mut failed) = (Duration::ZERO, Ok(()));
     loop {
-        let Some(report) = sweeper.sweep(files).await? else {
-            if waited >= PATIENCE {
+        let after = sweeper.after;
+        match sweeper.sweep(files).await {
+            Ok(None) if waited >= PATIENCE => {
                 return Err(Error::new(ErrorCode::Unavailable, "Another gateway's sweep does not end."));
             }
-            tokio::time::sleep(LOOK).await;
-            waited += LOOK;
-            continue;
-        };
-        total.expired += report.expired;
-        total.condemned += report.condemned;
-        total.reaped += report.reaped;
-        total.freed_bytes += report.freed_bytes;
+            Ok(None) => {
+                tokio::time::sleep(LOOK).await;
+                waited += LOOK;
+                continue;
+            }
+            Ok(Some(report)) => total.add(&report),
+            // The database is away, or not even a page of what is there can be read.
+            Err(error) if error.code.row().retryable || sweeper.after == after => return Err(error),
+            Err(error) => failed = failed.and(Err(error)),
+        }
         if sweeper.after.is_none() {
-            return Ok(total);
+            return failed.map(|()| total);
         }
     }
 }
@@ -120,16 +131,18 @@ impl Sweeper {
     async fn condemn(&mut self, files: &Files, report: &mut SweepReport) -> Result<(), StoreError> {
         let now = DateTime::from_system_time(files.clock.now());
         report.condemned += files.store.condemn_abandoned(now).await?;
+        let mut failures = Failures::default();
         for _ in 0..PAGES {
             let page = files.store.find_unnamed(self.after, PAGE).await?;
             let acts = page.blobs.into_iter().map(|blob| files.store.condemn_unnamed(blob, now));
-            each(acts, |is_condemned| report.condemned += u64::from(is_condemned)).await?;
+            let condemned = failures.pass(acts).await?;
+            report.condemned += condemned.into_iter().map(u64::from).sum::<u64>();
             self.after = page.last;
             if self.after.is_none() {
                 break;
             }
         }
-        Ok(())
+        failures.first()
     }
 }
 
@@ -138,10 +151,10 @@ fn doing(what: &'static str) -> impl Fn(StoreError) -> Error {
 }
 
 async fn expire(files: &Files, report: &mut SweepReport) -> Result<(), StoreError> {
+    let (mut failures, mut left) = (Failures::default(), 0);
     for _ in 0..PAGES {
         let now = DateTime::from_system_time(files.clock.now());
-        let expired = files.store.find_expired(now, PAGE).await?;
-        let is_last = expired.seen != PAGE || expired.files.is_empty();
+        let expired = files.store.find_expired(now, left, PAGE).await?;
         let remove = async |file: &FileDoc| {
             let is_removed = files.store.remove_expired(file, &audit_entry(file, now)).await?;
             if is_removed {
@@ -149,33 +162,48 @@ async fn expire(files: &Files, report: &mut SweepReport) -> Result<(), StoreErro
             }
             Ok(is_removed)
         };
-        each(expired.files.iter().map(remove), |is_removed| report.expired += u64::from(is_removed)).await?;
-        if is_last {
+        let removed = failures.pass(expired.files.iter().map(remove)).await?;
+        let removed: u64 = removed.into_iter().map(u64::from).sum();
+        report.expired += removed;
+        left += expired.seen.unsigned_abs() - removed;
+        if expired.seen != PAGE {
             break;
         }
     }
-    Ok(())
+    failures.first()
 }
 
-/// Does several things, a few at once. What fails by itself holds up none of the others; a
-/// database that is away ends it.
-///
-/// # Errors
-/// The first failure.
-async fn each<T>(
-    acts: impl Iterator<Item = impl Future<Output = Result<T, StoreError>>>,
-    mut done: impl FnMut(T),
-) -> Result<(), StoreError> {
-    let mut outcomes = stream::iter(acts).buffer_unordered(AT_ONCE);
-    let mut failed = Ok(());
-    while let Some(outcome) = outcomes.next().await {
-        match outcome {
-            Ok(outcome) => done(outcome),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => failed = failed.and(Err(error)),
+/// What could not be done by itself, and held up nothing else.
+#[derive(Default)]
+struct Failures(Option<StoreError>);
+
+impl Failures {
+    /// Does several things, a few at once; gives what came of those that went well.
+    ///
+    /// # Errors
+    /// The last of several failures in a row that are the database's.
+    async fn pass<T>(
+        &mut self,
+        acts: impl Iterator<Item = impl Future<Output = Result<T, StoreError>>>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut outcomes = stream::iter(acts).buffer_unordered(AT_ONCE);
+        let (mut done, mut away) = (Vec::new(), 0);
+        while let Some(outcome) = outcomes.next().await {
+            away = if outcome.as_ref().is_err_and(StoreError::is_transient) { away + 1 } else { 0 };
+            match outcome {
+                Ok(outcome) => done.push(outcome),
+                Err(error) if away == AT_ONCE => return Err(error),
+                Err(error) => {
+                    self.0.get_or_insert(error);
+                }
+            }
         }
+        Ok(done)
     }
-    failed
+
+    fn first(self) -> Result<(), StoreError> {
+        self.0.map_or(Ok(()), Err)
+    }
 }
 
 fn audit_entry(file: &FileDoc, now: DateTime) -> AuditDoc {
@@ -193,22 +221,22 @@ fn audit_entry(file: &FileDoc, now: DateTime) -> AuditDoc {
 
 async fn reap(files: &Files, report: &mut SweepReport) -> Result<(), StoreError> {
     let quarantine = Duration::from_secs(files.settings.quarantine_secs);
+    let (mut failures, mut left) = (Failures::default(), 0);
     for _ in 0..PAGES {
         let before = DateTime::from_system_time(files.clock.now() - quarantine);
-        let due = files.store.find_reapable(before, PAGE).await?;
+        let due = files.store.find_reapable(before, left, PAGE).await?;
         // After the list is read: what was condemned before a backup's guard is not in its snapshot.
         if files.store.is_reaping_paused().await? {
-            return Ok(());
+            break;
         }
-        let is_last = due.len() as i64 != PAGE;
-        let count = |freed| {
-            report.freed_bytes += freed;
-            report.reaped += 1;
-        };
-        each(due.into_iter().map(|blob| files.store.reap(blob)), count).await?;
-        if is_last {
+        let seen = due.len();
+        let freed = failures.pass(due.into_iter().map(|blob| files.store.reap(blob))).await?;
+        report.reaped += freed.len() as u64;
+        report.freed_bytes += freed.iter().sum::<u64>();
+        left += (seen - freed.len()) as u64;
+        if seen as i64 != PAGE {
             break;
         }
     }
-    Ok(())
+    failures.first()
 }

@@ -65,11 +65,13 @@ impl Store {
         Ok(Unnamed { blobs: unnamed.filter_map(id).collect(), last })
     }
 
-    /// Files that expired, a few of them; never one under legal hold or under what cannot be read as none.
-    pub async fn find_expired(&self, now: DateTime, limit: i64) -> StoreResult<Found> {
+    /// Files that expired, a few of them after those that could not be removed; never one under legal hold
+    /// or under what cannot be read as none.
+    pub async fn find_expired(&self, now: DateTime, left: u64, limit: i64) -> StoreResult<Found> {
         let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": false };
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
-        let found = registry.find(expired).sort(doc! { "expireAt": 1 }).limit(limit).within(self.limit).await?;
+        let found = registry.find(expired).sort(doc! { "expireAt": 1 }).skip(left).limit(limit);
+        let found = found.within(self.limit).await?;
         readable(found).within(self.limit).await
     }
 
@@ -81,11 +83,16 @@ impl Store {
         }
     }
 
-    /// Blobs condemned before the quarantine began, a few of them.
-    pub async fn find_reapable(&self, before: DateTime, limit: i64) -> StoreResult<Vec<Id>> {
-        let due = doc! { "state": State::Condemned.name(), "condemnedAt": { "$lte": before } };
+    /// Blobs condemned before the quarantine began, a few of them after those that could not be reaped.
+    pub async fn find_reapable(&self, before: DateTime, left: u64, limit: i64) -> StoreResult<Vec<Id>> {
+        let due = doc! {
+            "_id": { "$type": "objectId" },
+            "state": State::Condemned.name(),
+            "condemnedAt": { "$lte": before },
+        };
         let blobs = self.documents(BLOBS);
-        let found = blobs.find(due).projection(doc! { "_id": 1 }).sort(doc! { "condemnedAt": 1 }).limit(limit);
+        let found = blobs.find(due).projection(doc! { "_id": 1 }).sort(doc! { "condemnedAt": 1, "_id": 1 });
+        let found = found.skip(left).limit(limit);
         let found: Vec<Document> = found.within(self.limit).await?.try_collect().within(self.limit).await?;
         Ok(found.iter().filter_map(|blob| blob.get_object_id("_id").ok()).collect())
     }

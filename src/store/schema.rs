@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
@@ -185,15 +185,17 @@ impl Store {
             by_collection.entry(index.collection).or_default().push(model(index.keys, options));
         }
         let ours = by_collection.into_iter().map(|(collection, indexes)| self.ensure_indexes(collection, indexes));
-        try_join_all(ours).await?;
-        try_join_all(buckets.iter().map(|bucket| self.ensure_bucket(bucket))).await?;
-        Ok(())
+        // Each to its end, whatever becomes of the others: between dropping an index and making it anew
+        // none may stop.
+        join_all(ours).await.into_iter().collect::<StoreResult<()>>()?;
+        join_all(buckets.iter().map(|bucket| self.ensure_bucket(bucket))).await.into_iter().collect()
     }
 
     /// Makes the indexes of a collection of ours: together, and one by one where one of them is in the way.
     async fn ensure_indexes(&self, collection: &str, indexes: Vec<IndexModel>) -> StoreResult<()> {
-        if self.documents(collection).create_indexes(indexes.clone()).await.is_ok() {
-            return Ok(());
+        let Err(error) = self.documents(collection).create_indexes(indexes.clone()).await else { return Ok(()) };
+        if !is_index_conflict(&error) {
+            return Err(error.into());
         }
         for index in indexes {
             self.ensure_index(collection, index).await?;
@@ -205,7 +207,7 @@ impl Store {
     async fn ensure_index(&self, collection: &str, index: IndexModel) -> StoreResult<()> {
         let documents = self.documents(collection);
         let Err(error) = documents.create_index(index.clone()).await else { return Ok(()) };
-        if !super::server_code(&error).is_some_and(|code| INDEX_CONFLICTS.contains(&code)) {
+        if !is_index_conflict(&error) {
             return Err(error.into());
         }
         let name = index.keys.iter().map(|(key, direction)| format!("{key}_{direction}")).collect::<Vec<_>>().join("_");
@@ -277,6 +279,10 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn is_index_conflict(error: &mongodb::error::Error) -> bool {
+    super::server_code(error).is_some_and(|code| INDEX_CONFLICTS.contains(&code))
 }
 
 /// Other programs store the direction as Int32, Int64 or Double.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use gridgate::jobs::fsck::fsck;
 use gridgate::jobs::sweep::sweep;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{DateTime, Document, doc};
 
 use crate::support::app::{TestApp, noise};
 
@@ -57,6 +58,77 @@ async fn content_that_cannot_be_reaped_holds_up_no_other() {
     assert_eq!(blobs.count_documents(doc! {}).await.unwrap(), 1, "the one whose segment cannot be read");
 }
 
+/// Twins of a document, more than a sweep looks at in a page, that come before it in every order and
+/// cannot be read.
+async fn plant(app: &TestApp, collection: &str, twin: Document, spoil: impl Fn(ObjectId) -> Document) -> Vec<ObjectId> {
+    let ids: Vec<ObjectId> =
+        (0..250_u128).map(|i| ObjectId::from_bytes((i << 32).to_be_bytes()[..12].try_into().unwrap())).collect();
+    let twins = ids.iter().map(|id| {
+        let mut twin = twin.clone();
+        twin.insert("_id", *id);
+        twin.extend(spoil(*id));
+        twin
+    });
+    app.mongo().await.collection(collection).insert_many(twins).await.unwrap();
+    ids
+}
+
+async fn only(app: &TestApp, collection: &str) -> Document {
+    app.mongo().await.collection::<Document>(collection).find_one(doc! {}).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn pages_of_content_that_cannot_be_reaped_hold_up_no_other() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    let file = app.put("name=a", "application/octet-stream", noise(300_000, 1)).await;
+    assert_eq!(delete(&app, &file).await, 204);
+    let (blob, segment) = (only(&app, "blobs").await, only(&app, "segments").await);
+    let bad = plant(&app, "blobs", blob.clone(), |_| doc! { "condemnedAt": DateTime::from_millis(0) }).await;
+    let segments = bad.iter().map(|blob| {
+        let mut segment = segment.clone();
+        segment.extend(doc! { "_id": ObjectId::new(), "blob": blob, "storedLen": "long" });
+        segment
+    });
+    app.mongo().await.collection("segments").insert_many(segments).await.unwrap();
+
+    sweep(&app.app.files).await.expect_err("most of them fail");
+    let good = doc! { "_id": blob.get_object_id("_id").unwrap() };
+    assert_eq!(app.mongo().await.collection::<Document>("blobs").count_documents(good).await.unwrap(), 0);
+    assert_eq!(chunks(&app).await, 0);
+}
+
+#[tokio::test]
+async fn pages_of_content_that_cannot_be_condemned_hold_up_no_other() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    app.put("name=a", "application/octet-stream", noise(300_000, 1)).await;
+    app.mongo().await.collection::<Document>("file_registry").delete_many(doc! {}).await.unwrap();
+    let blob = only(&app, "blobs").await;
+    plant(&app, "blobs", blob.clone(), |id| doc! { "sha256": id, "gen": "one" }).await;
+
+    sweep(&app.app.files).await.expect_err("most of them fail");
+    let good = doc! { "_id": blob.get_object_id("_id").unwrap() };
+    assert_eq!(app.mongo().await.collection::<Document>("blobs").count_documents(good).await.unwrap(), 0);
+    assert_eq!(chunks(&app).await, 0);
+}
+
+#[tokio::test]
+async fn pages_of_files_that_cannot_be_read_hold_up_no_expiry() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    app.put("name=a&retentionDays=1", "application/octet-stream", noise(300_000, 1)).await;
+    let file = only(&app, "file_registry").await;
+    plant(
+        &app,
+        "file_registry",
+        file,
+        |id| doc! { "file": id, "version": "one", "expireAt": DateTime::from_millis(0) },
+    )
+    .await;
+    app.clock.advance(Duration::from_secs(86_401));
+
+    let report = sweep(&app.app.files).await.unwrap();
+    assert_eq!(report.expired, 1, "{report:?}");
+}
+
 #[tokio::test]
 async fn an_expired_file_is_removed_with_an_audit_entry() {
     let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
@@ -66,7 +138,7 @@ async fn an_expired_file_is_removed_with_an_audit_entry() {
     let report = sweep(&app.app.files).await.unwrap();
     assert_eq!((report.expired, report.reaped), (1, 1), "{report:?}");
     let mongo = app.mongo().await;
-    let id = mongodb::bson::oid::ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
+    let id = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
     let actions = mongo.collection::<Document>("audit").distinct("action", doc! { "file": id }).await.unwrap();
     assert_eq!(actions.len(), 2, "{actions:?}");
     assert_eq!(chunks(&app).await, 0);
@@ -83,7 +155,7 @@ async fn an_upload_that_was_cut_leaves_nothing_after_one_sweep() {
     let mongo = app.mongo().await;
     let pending = mongo.collection::<Document>("blobs");
     for _ in 0..100 {
-        let released = doc! { "state": "pending", "lease": mongodb::bson::DateTime::from_millis(0) };
+        let released = doc! { "state": "pending", "lease": DateTime::from_millis(0) };
         if pending.count_documents(released).await.unwrap() == 1 {
             break;
         }
@@ -111,7 +183,7 @@ async fn a_writer_that_slept_past_its_lease_cannot_publish() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // As if the writer had been frozen: its lease ran out before it could renew it.
-    let expired = doc! { "$set": { "lease": mongodb::bson::DateTime::from_millis(0) } };
+    let expired = doc! { "$set": { "lease": DateTime::from_millis(0) } };
     blobs.update_many(doc! {}, expired).await.unwrap();
     assert_eq!(sweep(&app.app.files).await.unwrap().condemned, 1);
     drop(tell);
@@ -127,9 +199,9 @@ async fn files_of_other_programs_are_adopted_once_and_served() {
     let app = TestApp::start().await;
     let mongo = app.mongo().await;
     let bytes = noise(2_500, 9);
-    for id in [mongodb::bson::Bson::String("a-name".into()), mongodb::bson::oid::ObjectId::new().into()] {
+    for id in [mongodb::bson::Bson::String("a-name".into()), ObjectId::new().into()] {
         let files = doc! { "_id": id.clone(), "length": 2_500, "chunkSize": 1000.0, "filename": "old.log",
-        "uploadDate": mongodb::bson::DateTime::now() };
+        "uploadDate": DateTime::now() };
         mongo.collection("fs.files").insert_one(files).await.unwrap();
         for (n, piece) in bytes.chunks(1000).enumerate() {
             let data =

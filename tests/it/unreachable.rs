@@ -19,7 +19,7 @@ const EVER: i32 = 1_000_000;
 const UNFORESEEN: i32 = 1;
 const DATABASE: &str = "hushed";
 /// Until readiness says so.
-const NOTICE: Duration = Duration::from_secs(5);
+const NOTICE: Duration = Duration::from_secs(30);
 
 async fn start() -> (OwnMongod, TestApp) {
     let own = OwnMongod::fallible().await;
@@ -126,10 +126,11 @@ async fn readiness_follows_the_database_by_itself_and_liveness_does_not() {
     let bytes = noise(300_000, 1);
     let file = app.put("name=a", "application/x-noise", bytes.clone()).await;
 
-    let down = doc! { "replSetStepDown": 8, "secondaryCatchUpPeriodSecs": 0, "force": true };
+    let down = doc! { "replSetStepDown": 120, "secondaryCatchUpPeriodSecs": 0, "force": true };
     // The answer may be lost with the connection it came on.
     drop(own.client().await.database("admin").run_command(down).await);
     assert_noticed(&app, "no primary").await;
+    own.client().await.database("admin").run_command(doc! { "replSetFreeze": 0 }).await.unwrap();
     assert_recovered(&app, &file, &bytes, "no primary").await;
 
     own.signal("STOP");

@@ -49,6 +49,8 @@ pub struct FsckReport {
     pub orphans: Findings,
     /// Left behind.
     pub leaked: Findings,
+    /// Left behind while a sweep that is under way has not come to it: no finding yet.
+    pub awaiting_sweep: u64,
     /// Of another shape than gateways write.
     pub shape: Findings,
     /// Tenants whose counters are not what a recount gives; a repair has corrected them.

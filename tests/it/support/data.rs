@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What a control group, a container say, may use of memory; more than that ends its programs.
+const GROUP: &str = "/sys/fs/cgroup";
 /// The file system in memory.
 const MEMORY: &str = "/dev/shm";
 /// What must be free in it, twice what a whole run of the tests was seen to use.
@@ -22,8 +24,15 @@ fn has_room() -> bool {
     free >= ROOM && available_memory() >= 2 * ROOM
 }
 
-/// Bytes of memory that programs may have without swapping, as the kernel estimates it.
+/// Bytes of memory that programs may have without swapping, as the kernel estimates it, and within what is
+/// left to this control group.
 fn available_memory() -> u64 {
+    let of_group = |file: &str| fs::read_to_string(Path::new(GROUP).join(file)).ok()?.trim().parse::<u64>().ok();
+    let left = of_group("memory.max").map(|max| max.saturating_sub(of_group("memory.current").unwrap_or(0)));
+    left.unwrap_or(u64::MAX).min(available_to_all())
+}
+
+fn available_to_all() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());

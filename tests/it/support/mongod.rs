@@ -36,7 +36,7 @@ fn start() -> String {
 /// default: with two dozen collections a test, thousands of files would burden every checkpoint.
 async fn forget_soon(uri: &str) {
     let admin = mongodb::Client::with_uri_str(uri).await.unwrap().database("admin");
-    let keep = doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 20 };
+    let keep = doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 60 };
     admin.run_command(keep).await.unwrap();
 }
 

@@ -162,6 +162,13 @@ impl OwnMongod {
     }
 }
 
+impl Drop for OwnMongod {
+    /// The running one first: a process before it removes the folder they share.
+    fn drop(&mut self) {
+        while self.processes.pop().is_some() {}
+    }
+}
+
 /// The mongod that is named, else the one that the run's own mongod is.
 async fn program() -> String {
     if let Some(named) = std::env::var("GRIDGATE_MONGOD").ok().filter(|named| !named.is_empty()) {
