@@ -232,7 +232,7 @@ async fn several_ranges_are_exact_parts_in_the_order_asked_for() {
                     start..(start + 1 + dice.below(60_000)).min(bytes.len())
                 })
                 .collect();
-            let joined = coalesced(&asked, bytes.len());
+            let joined = coalesced(&asked);
             let got = get(&app, &file, &header_of(&asked)).await;
             if let [only] = joined.as_slice() {
                 assert_is_slice(&got, &bytes, only.clone());

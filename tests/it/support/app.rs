@@ -7,6 +7,7 @@ use gridgate::config::Settings;
 use gridgate::{app, http};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::mongod;
@@ -26,6 +27,7 @@ pub struct TestApp {
     pub clock: Clock,
     uri: String,
     client: reqwest::Client,
+    mongo: OnceCell<mongodb::Client>,
     stop: CancellationToken,
 }
 
@@ -64,7 +66,7 @@ impl TestApp {
         tokio::spawn(async move { http::serve::serve(listener, router, &server, stopping).await });
         let clock = app.files.clock.clone();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { app, url, database, clock, uri: uri.to_owned(), client, stop }
+        Self { app, url, database, clock, uri: uri.to_owned(), client, mongo: OnceCell::new(), stop }
     }
 
     /// Ends the gateway and leaves its database to others.
@@ -122,7 +124,8 @@ impl TestApp {
 
     /// The database itself, past the gateway.
     pub async fn mongo(&self) -> mongodb::Database {
-        mongodb::Client::with_uri_str(&self.uri).await.unwrap().database(&self.database)
+        let client = self.mongo.get_or_init(async || mongodb::Client::with_uri_str(&self.uri).await.unwrap()).await;
+        client.database(&self.database)
     }
 }
 
@@ -164,14 +167,7 @@ pub fn content_path(file: &Value) -> String {
 
 /// Bytes without a pattern, the same for the same seed.
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }

@@ -1,5 +1,6 @@
 //! The oracle: a file is a `Vec<u8>`, and a range of it is a slice.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::app::noise;
@@ -16,12 +17,12 @@ pub const WAYS: [(&str, &str); 6] = [
 
 /// Text that compresses to about half, the same for the same seed.
 pub fn prose(len: usize, seed: u64) -> Vec<u8> {
-    let digits = noise(len / 2 + 1, seed);
-    let mut text: Vec<u8> = digits
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| b"etaoinshrdlucmf\n"[digit as usize])
-        .collect();
+    const LETTERS: &[u8; 16] = b"etaoinshrdlucmf\n";
+    let pairs = std::array::from_fn::<_, 256, _>(|byte| [LETTERS[byte >> 4], LETTERS[byte & 15]]);
+    let mut text = Vec::with_capacity(len + 2);
+    for byte in noise(len.div_ceil(2), seed) {
+        text.extend_from_slice(&pairs[byte as usize]);
+    }
     text.truncate(len);
     text
 }
@@ -51,23 +52,19 @@ impl Dice {
     }
 }
 
-/// What several ranges of a content come to when those that overlap or touch are one: found by
-/// marking every byte, in the order in which the request first names one of them.
-pub fn coalesced(asked: &[Range<usize>], len: usize) -> Vec<Range<usize>> {
-    let mut first_named = vec![usize::MAX; len];
-    for (place, range) in asked.iter().enumerate() {
-        for named in &mut first_named[range.clone()] {
-            *named = place.min(*named);
-        }
-    }
+/// What several ranges of a content come to when those that overlap or touch are one: found by marking
+/// every piece between two of their ends, in the order in which the request first names one of them.
+pub fn coalesced(asked: &[Range<usize>]) -> Vec<Range<usize>> {
+    let ends: BTreeSet<usize> = asked.iter().flat_map(|range| [range.start, range.end]).collect();
     let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
-    for (at, named) in first_named.into_iter().enumerate().filter(|(_, named)| *named != usize::MAX) {
+    for (start, end) in ends.iter().copied().zip(ends.iter().copied().skip(1)) {
+        let Some(named) = asked.iter().position(|range| range.start <= start && end <= range.end) else { continue };
         match runs.last_mut() {
-            Some((place, run)) if run.end == at => {
-                run.end += 1;
+            Some((place, run)) if run.end == start => {
+                run.end = end;
                 *place = named.min(*place);
             }
-            _ => runs.push((named, at..at + 1)),
+            _ => runs.push((named, start..end)),
         }
     }
     runs.sort_by_key(|(place, _)| *place);
