@@ -17,6 +17,7 @@ pub mod protection;
 pub mod publish;
 pub mod put;
 pub mod quota;
+pub mod read;
 pub mod retention;
 pub mod space;
 pub mod turns;

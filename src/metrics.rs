@@ -34,6 +34,8 @@ struct Metrics {
     received: Counter,
     sent: Counter,
     in_flight: Family<Labels<1>, Gauge>,
+    read_chunks: Counter,
+    read_bytes: Counter,
     integrity_failures: Counter,
     database_errors: Counters<1>,
     job_failures: Counters<1>,
@@ -67,6 +69,8 @@ impl Metrics {
             received: bytes(made, "http_received", "Body bytes of requests"),
             sent: bytes(made, "http_sent", "Body bytes of answers"),
             in_flight: counted(made, "transfers_in_flight", "Uploads and downloads under way"),
+            read_chunks: counted(made, "gridfs_read_chunks", "Chunk documents read"),
+            read_bytes: bytes(made, "gridfs_read", "Bytes of the chunks read"),
             integrity_failures: counted(made, "integrity_failures", "Reads that ended as stored bytes did not verify"),
             database_errors: counted(made, "database_errors", "Errors of database operations, repeated ones included"),
             job_failures: counted(made, "job_failures", "Runs of jobs that failed"),
@@ -148,6 +152,12 @@ pub fn received(len: u64) {
 /// Body bytes went out.
 pub fn sent(len: u64) {
     METRICS.sent.inc_by(len);
+}
+
+/// Chunk documents came from the database, with so many bytes in all.
+pub fn read(chunks: u64, len: u64) {
+    METRICS.read_chunks.inc_by(chunks);
+    METRICS.read_bytes.inc_by(len);
 }
 
 /// A transfer under way, counted until dropped.

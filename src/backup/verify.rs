@@ -106,7 +106,7 @@ async fn read_contents(files: &Files) -> Result<ContentReport, Error> {
 async fn read_content(files: &Files, file: FileDoc) -> Result<u64, Error> {
     let opened = files.open_doc(file).await?;
     let (mut hash, mut len) = (Sha256::new(), 0);
-    let mut content = opened.read(0..opened.plain_len).await?;
+    let mut content = opened.plan(&(0..opened.plain_len))?.read().await?;
     while let Some(piece) = content.try_next().await? {
         hash.update(&piece);
         len += piece.len() as u64;

@@ -1,12 +1,7 @@
-//! Download as a recipe: permit, load, verify the manifest, then stream the wanted bytes.
-//!
-//! Preconditions and ranges are decided in between by the caller, who knows the request;
-//! until it asks for bytes, no chunk is read.
+//! The first half of a download: permit, load, verify the manifest. Reads no chunk; `read.rs` does, once the
+//! caller, who knows the request, has decided about preconditions and ranges.
 
-use std::ops::Range;
 use std::sync::Arc;
-
-use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::access::{Action, Principal, permit};
 use super::protection::{KEY_HEADER, protection};
@@ -16,9 +11,7 @@ use crate::format::digest::{Sha256Digest, open_digest};
 use crate::format::key::Key;
 use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::seal::{SegmentHeader, SegmentKey};
-use crate::format::segment::{Codec, SegmentDecoder, SegmentFacts};
-use crate::pipeline::ByteStream;
-use crate::pipeline::decode::{Wanted, decode};
+use crate::format::segment::{SegmentDecoder, SegmentFacts};
 use crate::store::registry::FileDoc;
 use crate::store::segments::{SegmentDoc, State};
 use crate::store::{Id, StoreError};
@@ -26,25 +19,16 @@ use crate::store::{Id, StoreError};
 /// A file whose manifest was verified: its length, hash and segments are those that were stored.
 #[derive(Clone)]
 pub struct OpenedFile {
-    files: Files,
+    pub(super) files: Files,
     /// The registry document.
     pub doc: FileDoc,
     /// Plaintext bytes.
     pub plain_len: u64,
     /// Of the plaintext; none while a client's key is needed to know it.
     pub sha256: Option<Sha256Digest>,
-    segments: Arc<[SegmentDoc]>,
+    pub(super) segments: Arc<[SegmentDoc]>,
     /// The client's key, where it opens the content.
     customer_key: Option<Key>,
-}
-
-/// A file's content as it is stored compressed.
-pub struct EncodedContent {
-    /// Its codec.
-    pub codec: Codec,
-    /// Its length.
-    pub encoded_len: u64,
-    decoder: Arc<SegmentDecoder>,
 }
 
 impl Files {
@@ -152,17 +136,6 @@ impl Files {
         };
         SegmentDecoder::open(facts, key).map_err(fail)
     }
-
-    fn stream_segment(&self, segment: &SegmentDoc, decoder: Arc<SegmentDecoder>, wanted: Wanted) -> Result<ByteStream> {
-        let frames = wanted.frames(&decoder);
-        if frames.is_empty() {
-            return Ok(stream::empty().boxed());
-        }
-        let file = segment.grid_file().map_err(|e| e.doing("read the content"))?;
-        let span = decoder.index().stored_span(&frames);
-        let stored = self.store.read_chunks(file, span).map_err(|error| error.doing("read the content"));
-        Ok(decode(decoder, wanted, stored))
-    }
 }
 
 impl OpenedFile {
@@ -184,36 +157,8 @@ impl OpenedFile {
         }
     }
 
-    fn decoder(&self, segment: &SegmentDoc) -> Result<SegmentDecoder> {
+    pub(super) fn decoder(&self, segment: &SegmentDoc) -> Result<SegmentDecoder> {
         self.files.decoder(&self.doc.tenant, segment, self.customer_key.as_ref())
-    }
-
-    /// Streams a plaintext range, reading only the frames that hold it.
-    ///
-    /// The first frame is verified before this returns, so that damage there is an answer and not
-    /// a cut body.
-    ///
-    /// # Errors
-    /// `damaged`, `key_unavailable`, `unavailable`; later ones end the stream.
-    pub async fn read(&self, range: Range<u64>) -> Result<ByteStream> {
-        let mut parts = Vec::new();
-        for segment in self.segments.iter() {
-            let (start, len) = (number(segment.off)?, number(segment.len)?);
-            let wanted = range.start.saturating_sub(start).min(len)..range.end.saturating_sub(start).min(len);
-            if !wanted.is_empty() {
-                parts.push((segment.clone(), wanted));
-            }
-        }
-        let file = self.clone();
-        let whole = stream::iter(parts.into_iter().map(Ok))
-            .and_then(move |(segment, wanted)| {
-                let opened = file
-                    .decoder(&segment)
-                    .and_then(|decoder| file.files.stream_segment(&segment, Arc::new(decoder), Wanted::Plain(wanted)));
-                std::future::ready(opened)
-            })
-            .try_flatten();
-        begin(whole.boxed()).await
     }
 
     /// Makes sure that the content can be read as far as keys and indexes tell, without reading it.
@@ -223,37 +168,6 @@ impl OpenedFile {
     pub fn check_readable(&self) -> Result<()> {
         let mut read = self.segments.iter().filter(|segment| segment.len > 0);
         read.try_for_each(|segment| self.decoder(segment).map(drop))
-    }
-
-    /// The content as it is stored compressed, where it is one segment of that codec.
-    ///
-    /// # Errors
-    /// `damaged`, `key_unavailable`.
-    pub fn encoded(&self) -> Result<Option<EncodedContent>> {
-        let [segment] = self.segments.as_ref() else { return Ok(None) };
-        let codec = segment.codec().map_err(|e| e.doing("open a segment"))?;
-        if codec == Codec::Identity {
-            return Ok(None);
-        }
-        let decoder = Arc::new(self.decoder(segment)?);
-        Ok(Some(EncodedContent { codec, encoded_len: decoder.encoded_len(), decoder }))
-    }
-
-    /// Streams the stored frames: verified, still compressed, without the seek table.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub async fn read_encoded(&self, content: EncodedContent) -> Result<ByteStream> {
-        let segment = self.segments.first().ok_or_else(|| Error::damaged("read the content", "no segment"))?;
-        begin(self.files.stream_segment(segment, content.decoder, Wanted::Encoded)?).await
-    }
-}
-
-/// Waits for the first bytes.
-async fn begin(mut whole: ByteStream) -> Result<ByteStream> {
-    match whole.next().await {
-        Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
-        None => Ok(whole),
     }
 }
 
@@ -268,6 +182,6 @@ pub(super) fn manifest_line(segment: &SegmentDoc) -> Result<ManifestSegment> {
     })
 }
 
-fn number(n: i64) -> Result<u64> {
+pub(super) fn number(n: i64) -> Result<u64> {
     u64::try_from(n).map_err(|error| Error::damaged("read a length", error))
 }

@@ -28,13 +28,15 @@ use super::query;
 use super::ranges::{self, RangePlan};
 use crate::error::{Error, ErrorCode};
 use crate::files::access::Principal;
-use crate::files::open::{EncodedContent, OpenedFile};
+use crate::files::open::OpenedFile;
+use crate::files::read::{EncodedContent, ReadCost, ReadPlan};
 use crate::format::segment::Codec;
 use crate::metrics;
 use crate::pipeline::ByteStream;
 use crate::random;
 
 static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// `GET` and `HEAD /v1/files/{id}/content`.
 pub async fn open(
@@ -64,9 +66,9 @@ pub async fn open(
         if !is_get {
             return Ok(representation.respond(StatusCode::OK, Some(len), Body::empty()));
         }
-        let stream = file.read_encoded(encoded).await?;
+        let response = representation.send(StatusCode::OK, len, file.plan_encoded(encoded), &request_id).await?;
         state.files.count_access(&file.doc, 0);
-        return Ok(representation.respond(StatusCode::OK, Some(len), body(stream, &request_id)));
+        return Ok(response);
     }
     // RFC 9110 §14.2: a range is defined for GET only.
     let plan = if is_get && if_range_holds(&headers, &validators) {
@@ -81,9 +83,9 @@ pub async fn open(
             Ok(representation.respond(StatusCode::OK, Some(len), Body::empty()))
         }
         RangePlan::Whole => {
-            let stream = file.read(0..len).await?;
+            let response = representation.send(StatusCode::OK, len, file.plan(&(0..len))?, &request_id).await?;
             state.files.count_access(&file.doc, 0);
-            Ok(representation.respond(StatusCode::OK, Some(len), body(stream, &request_id)))
+            Ok(response)
         }
         RangePlan::Single(range) => {
             let start = range.start;
@@ -175,6 +177,31 @@ impl Representation {
         Ok(Self { etag, modified, headers, content_type: value(&doc.content_type)? })
     }
 
+    /// The answer with the bytes of a read.
+    async fn send(
+        mut self,
+        status: StatusCode,
+        len: u64,
+        plan: ReadPlan,
+        request_id: &RequestId,
+    ) -> Result<Response, Error> {
+        self.tell_cost(std::slice::from_ref(&plan))?;
+        Ok(self.respond(status, Some(len), body(plan.read().await?, request_id)))
+    }
+
+    /// Says what reads take from the database, as a metric without a duration (W3C Server Timing §2).
+    fn tell_cost(&mut self, reads: &[ReadPlan]) -> Result<(), Error> {
+        let mut total = ReadCost::default();
+        for read in reads {
+            let Some(cost) = read.cost()? else { return Ok(()) };
+            total = total + cost;
+        }
+        let ReadCost { chunks, frames, bytes } = total;
+        let told = format!("gridfs;desc=\"chunks={chunks},frames={frames},bytes={bytes}\"");
+        self.headers.insert(SERVER_TIMING.clone(), value(&told)?);
+        Ok(())
+    }
+
     /// The answer; a 304 carries no type and no length (RFC 9110 §15.4.5).
     fn respond(self, status: StatusCode, len: Option<u64>, body: Body) -> Response {
         let mut response = Response::new(body);
@@ -196,8 +223,7 @@ async fn respond_single(
 ) -> Result<Response, Error> {
     let len = range.end - range.start;
     representation.headers.insert(CONTENT_RANGE, value(&ranges::content_range(&range, file.plain_len))?);
-    let stream = file.read(range).await?;
-    Ok(representation.respond(StatusCode::PARTIAL_CONTENT, Some(len), body(stream, request_id)))
+    representation.send(StatusCode::PARTIAL_CONTENT, len, file.plan(&range)?, request_id).await
 }
 
 fn respond_multi(
@@ -210,14 +236,10 @@ fn respond_multi(
     let content_type = representation.content_type.to_str().unwrap_or("application/octet-stream").to_owned();
     let plan = ranges::multipart(ranges, file.plain_len, &content_type, &boundary);
     representation.content_type = value(&format!("multipart/byteranges; boundary={}", plan.boundary))?;
-    let file = file.clone();
-    let parts = stream::iter(plan.parts.into_iter().map(Ok)).and_then(move |part| {
-        let file = file.clone();
-        async move {
-            let bytes = file.read(part.range).await?;
-            Ok::<_, Error>(stream::iter([Ok(part.head)]).chain(bytes))
-        }
-    });
+    let reads = file.plans(plan.parts.iter().map(|part| &part.range))?;
+    representation.tell_cost(&reads)?;
+    let parts = stream::iter(plan.parts.into_iter().zip(reads).map(Ok))
+        .and_then(async move |(part, read)| Ok::<_, Error>(stream::iter([Ok(part.head)]).chain(read.read().await?)));
     let whole = parts.try_flatten().chain(stream::iter([Ok(plan.tail)])).boxed();
     Ok(representation.respond(StatusCode::PARTIAL_CONTENT, Some(plan.content_length), body(whole, request_id)))
 }

@@ -10,6 +10,7 @@ pub mod export;
 pub mod read;
 pub mod write;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -74,6 +75,18 @@ impl GridFile {
     pub fn chunk_count(&self) -> StoreResult<u32> {
         let count = self.stored_len.div_ceil(self.chunk_size.into());
         i32::try_from(count).map(i32::unsigned_abs).map_err(|_| StoreError::Damaged("too many chunks".into()))
+    }
+
+    /// The chunks that hold a span of the stored bytes.
+    pub fn chunks(&self, span: &Range<u64>) -> Range<u64> {
+        let size = u64::from(self.chunk_size);
+        if span.is_empty() { 0..0 } else { span.start / size..span.end.div_ceil(size) }
+    }
+
+    /// Bytes of these chunks.
+    pub fn bytes_of(&self, chunks: &Range<u64>) -> u64 {
+        let place = |n: u64| n.saturating_mul(self.chunk_size.into()).min(self.stored_len);
+        place(chunks.end) - place(chunks.start)
     }
 
     fn chunk_len(&self, n: u32) -> u64 {

@@ -9,13 +9,14 @@ use futures::future::join_all;
 use futures::stream;
 use gridgate::jobs::sweep::{SweepReport, sweep};
 use mongodb::bson::DateTime;
+use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::app::{TestApp, noise};
+use crate::support::app::{TestApp, content_path, noise};
 use crate::support::model::{Dice, WAYS};
-use crate::support::requests::send;
-use crate::support::witness::assert_sound;
+use crate::support::requests::{Reply, send};
+use crate::support::witness::{ask, assert_sound};
 
 const TYPE: &str = "application/x-noise";
 /// Few, so that most uploads find their content there, or on its way out.
@@ -25,6 +26,8 @@ const CLIENTS: u64 = 3;
 const KEPT: usize = 6;
 /// Acts of a client at least, however slow they are.
 const ACTS: u64 = 8;
+/// For a client that is told to come back later.
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the traffic lasts.
@@ -43,6 +46,8 @@ struct Tally {
     sweeps: u64,
     condemned: u64,
     reaped: u64,
+    /// Requests that were asked to come back later: the database was busy.
+    refused: u64,
 }
 
 impl Tally {
@@ -55,6 +60,7 @@ impl Tally {
         self.sweeps += other.sweeps;
         self.condemned += other.condemned;
         self.reaped += other.reaped;
+        self.refused += other.refused;
     }
 }
 
@@ -97,13 +103,21 @@ impl<'a> Client<'a> {
         let query = format!("name=a&{}", WAYS[self.dice.below(2)].1);
         match self.dice.below(6) {
             0 => {
-                let file = self.upload(gateway, &query, bytes.clone()).await;
+                let file = self.upload(gateway, &query, || bytes.clone().into()).await;
                 self.delete(&file).await;
             }
             1 => {
                 let soon = DateTime::from_millis(DateTime::now().timestamp_millis() + 3000);
-                let query = format!("{query}&expiresAt={}", soon.try_to_rfc3339_string().unwrap());
-                self.upload(gateway, &query, bytes.clone()).await;
+                let path = format!("/v1/files?{query}&expiresAt={}", soon.try_to_rfc3339_string().unwrap());
+                let request = gateway.request("POST", &path).header("content-type", TYPE).body(bytes.clone());
+                let reply = send(request).await;
+                match reply.status {
+                    201 => self.tally.uploads += 1,
+                    // A machine that stood still for three seconds.
+                    400 => assert_eq!(reply.json()["field"], "expiresAt"),
+                    status => assert_eq!(status, 503),
+                }
+                self.tally.refused += u64::from(reply.status != 201);
             }
             2 => {
                 let broken = stream::iter([Ok(bytes.clone()), Err(std::io::Error::other("cut"))]);
@@ -112,24 +126,44 @@ impl<'a> Client<'a> {
                 self.tally.cuts += 1;
             }
             3 if !self.kept.is_empty() => {
-                let (file, bytes) = &self.kept[self.dice.below(self.kept.len())];
-                assert!(gateway.content(file).await == **bytes, "an acknowledged file lost its bytes");
+                let (file, bytes) = self.kept[self.dice.below(self.kept.len())].clone();
+                self.assert_whole(gateway, &file, bytes).await;
                 self.tally.reads += 1;
             }
             _ => {
-                let file = self.upload(gateway, &query, slowly(bytes)).await;
+                let file = self.upload(gateway, &query, || slowly(bytes)).await;
                 self.kept.push((file, bytes));
                 if self.kept.len() > KEPT {
                     let (oldest, bytes) = self.kept.remove(0);
-                    assert!(gateway.content(&oldest).await == *bytes, "an acknowledged file lost its bytes");
+                    self.assert_whole(gateway, &oldest, bytes).await;
                     self.delete(&oldest).await;
                 }
             }
         }
     }
 
-    async fn upload(&mut self, gateway: &TestApp, query: &str, body: impl Into<reqwest::Body>) -> Value {
-        let file = gateway.put(query, TYPE, body).await;
+    /// What a client does that is told to come back later.
+    async fn insist(&mut self, request: impl Fn() -> RequestBuilder) -> Reply {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            if let Some(reply) = ask(request()).await {
+                return reply;
+            }
+            assert!(Instant::now() < limit, "refused for ever");
+            self.tally.refused += 1;
+            tokio::time::sleep(PAUSE * 10).await;
+        }
+    }
+
+    async fn assert_whole(&mut self, gateway: &TestApp, file: &Value, bytes: &Bytes) {
+        let reply = self.insist(|| gateway.get(&content_path(file))).await;
+        assert!(reply.body == *bytes, "an acknowledged file lost its bytes");
+    }
+
+    async fn upload(&mut self, gateway: &TestApp, query: &str, body: impl Fn() -> reqwest::Body) -> Value {
+        let path = format!("/v1/files?{query}");
+        let request = || gateway.request("POST", &path).header("content-type", TYPE).body(body());
+        let file = self.insist(request).await.json();
         self.tally.uploads += 1;
         self.tally.shared += u64::from(file["deduplicated"] == json!(true));
         file
@@ -138,7 +172,19 @@ impl<'a> Client<'a> {
     async fn delete(&mut self, file: &Value) {
         let path = format!("/v1/files/{}", file["id"].as_str().unwrap());
         let gateway = &self.house.gateways[self.dice.below(2)];
-        assert_eq!(send(gateway.request("DELETE", &path)).await.status, 204);
+        let (limit, mut is_sure) = (Instant::now() + PATIENCE, true);
+        loop {
+            match send(gateway.request("DELETE", &path)).await.status {
+                204 => break,
+                // What was refused may be done all the same.
+                404 if !is_sure => break,
+                status => assert_eq!(status, 503),
+            }
+            assert!(Instant::now() < limit, "refused for ever");
+            is_sure = false;
+            self.tally.refused += 1;
+            tokio::time::sleep(PAUSE * 10).await;
+        }
         self.tally.deletes += 1;
     }
 }
@@ -157,8 +203,15 @@ fn slowly(bytes: &Bytes) -> reqwest::Body {
 async fn sweeps(gateway: &TestApp, over: &CancellationToken) -> Tally {
     let mut tally = Tally::default();
     while !over.is_cancelled() {
-        let SweepReport { condemned, reaped, .. } = sweep(&gateway.app.files).await.unwrap();
-        tally.add(&Tally { sweeps: 1, condemned, reaped, ..Tally::default() });
+        match sweep(&gateway.app.files).await {
+            Ok(SweepReport { condemned, reaped, .. }) => {
+                tally.add(&Tally { sweeps: 1, condemned, reaped, ..Tally::default() });
+            }
+            Err(error) => {
+                assert!(error.code.row().retryable, "{error}");
+                tally.refused += 1;
+            }
+        }
         tokio::time::sleep(PAUSE).await;
     }
     tally

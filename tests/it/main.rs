@@ -32,6 +32,7 @@ mod network;
 mod options;
 mod quota;
 mod ranges;
+mod read_cost;
 mod real_files;
 mod repair;
 mod restore;

@@ -9,6 +9,7 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use mongodb::bson::{RawDocumentBuf, doc};
 
 use super::GridFile;
+use crate::metrics;
 use crate::store::chunks::payloads;
 use crate::store::limit::Within;
 use crate::store::schema::chunks_of;
@@ -43,7 +44,7 @@ impl Store {
         span: Range<u64>,
     ) -> impl Stream<Item = StoreResult<Bytes>> + Send + use<> {
         let size = u64::from(file.chunk_size);
-        let chunks = if span.is_empty() { 0..0 } else { span.start / size..span.end.div_ceil(size) };
+        let chunks = file.chunks(&span);
         let step = (WINDOW_LEN / size).clamp(1, WINDOW_CHUNKS);
         let (end, starts) = (chunks.end, chunks.step_by(step as usize));
         let windows = starts.map(move |start| start..start.saturating_add(step).min(end));
@@ -70,6 +71,7 @@ impl Store {
             }
             outcome => outcome?,
         };
+        metrics::read(payloads.len() as u64, payloads.iter().map(|payload| payload.len() as u64).sum());
         let size = u64::from(file.chunk_size);
         let trim = |(n, payload): (u64, Bytes)| {
             let start = n * size;

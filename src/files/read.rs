@@ -1,0 +1,180 @@
+//! The second half of a download: which segments, frames and chunks hold the wanted bytes, what that costs, and the
+//! bytes themselves.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::{Add, Range};
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::Result;
+use super::open::{OpenedFile, number};
+use crate::format::segment::{Codec, SegmentDecoder};
+use crate::pipeline::ByteStream;
+use crate::pipeline::decode::{Wanted, decode};
+use crate::store::Id;
+use crate::store::segments::SegmentDoc;
+
+/// Segments of one read whose indexes are opened before the first is read. More are opened one by one as they are
+/// come to, and what they cost is not told: an upload in thousands of parts should not delay its first byte.
+const OPENED_AHEAD: usize = 64;
+
+/// What a read takes from the database.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct ReadCost {
+    /// Chunk documents.
+    pub chunks: u64,
+    /// Frames decoded.
+    pub frames: u64,
+    /// Bytes of the chunks.
+    pub bytes: u64,
+}
+
+impl Add for ReadCost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { chunks: self.chunks + other.chunks, frames: self.frames + other.frames, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// A read that can begin.
+pub struct ReadPlan {
+    file: OpenedFile,
+    parts: Vec<Part>,
+}
+
+/// The share of one segment.
+struct Part {
+    segment: SegmentDoc,
+    wanted: Wanted,
+    decoder: Option<Arc<SegmentDecoder>>,
+}
+
+/// A file's content as it is stored compressed.
+pub struct EncodedContent {
+    /// Its codec.
+    pub codec: Codec,
+    /// Its length.
+    pub encoded_len: u64,
+    decoder: Arc<SegmentDecoder>,
+}
+
+impl OpenedFile {
+    /// Plans to read a plaintext range, and only the frames that hold it.
+    ///
+    /// # Errors
+    /// `damaged`, `key_unavailable`.
+    pub fn plan(&self, range: &Range<u64>) -> Result<ReadPlan> {
+        self.plan_with(range, &mut HashMap::new())
+    }
+
+    /// Plans to read several ranges; opens each segment once.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plans<'a>(&self, ranges: impl Iterator<Item = &'a Range<u64>>) -> Result<Vec<ReadPlan>> {
+        let mut opened = HashMap::new();
+        ranges.map(|range| self.plan_with(range, &mut opened)).collect()
+    }
+
+    fn plan_with(&self, range: &Range<u64>, opened: &mut HashMap<Id, Arc<SegmentDecoder>>) -> Result<ReadPlan> {
+        let mut parts = Vec::new();
+        for segment in self.segments.iter() {
+            let (start, len) = (number(segment.off)?, number(segment.len)?);
+            let wanted = range.start.saturating_sub(start).min(len)..range.end.saturating_sub(start).min(len);
+            if !wanted.is_empty() {
+                parts.push(Part { segment: segment.clone(), wanted: Wanted::Plain(wanted), decoder: None });
+            }
+        }
+        if parts.len() <= OPENED_AHEAD {
+            for Part { segment, decoder, .. } in &mut parts {
+                let known = match opened.entry(segment.id) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => place.insert(Arc::new(self.decoder(segment)?)),
+                };
+                *decoder = Some(Arc::clone(known));
+            }
+        }
+        Ok(ReadPlan { file: self.clone(), parts })
+    }
+
+    /// The content as it is stored compressed, where it is one segment of that codec.
+    ///
+    /// # Errors
+    /// `damaged`, `key_unavailable`.
+    pub fn encoded(&self) -> Result<Option<EncodedContent>> {
+        let [segment] = self.segments.as_ref() else { return Ok(None) };
+        let codec = segment.codec().map_err(|e| e.doing("open a segment"))?;
+        if codec == Codec::Identity {
+            return Ok(None);
+        }
+        let decoder = Arc::new(self.decoder(segment)?);
+        Ok(Some(EncodedContent { codec, encoded_len: decoder.encoded_len(), decoder }))
+    }
+
+    /// Plans to read the stored frames: verified, still compressed, without the seek table.
+    #[must_use]
+    pub fn plan_encoded(&self, content: EncodedContent) -> ReadPlan {
+        let decoder = Some(content.decoder);
+        let part = |segment: &SegmentDoc| Part { segment: segment.clone(), wanted: Wanted::Encoded, decoder };
+        ReadPlan { file: self.clone(), parts: self.segments.first().map(part).into_iter().collect() }
+    }
+}
+
+impl ReadPlan {
+    /// What the read takes; none where that is not known beforehand.
+    ///
+    /// # Errors
+    /// `damaged`.
+    pub fn cost(&self) -> Result<Option<ReadCost>> {
+        let mut cost = ReadCost::default();
+        for Part { segment, wanted, decoder } in &self.parts {
+            let Some(decoder) = decoder else { return Ok(None) };
+            let frames = wanted.frames(decoder);
+            if frames.is_empty() {
+                continue;
+            }
+            let file = segment.grid_file().map_err(|e| e.doing("read the content"))?;
+            let chunks = file.chunks(&decoder.index().stored_span(&frames));
+            let bytes = file.bytes_of(&chunks);
+            cost = cost + ReadCost { chunks: chunks.end - chunks.start, frames: frames.len() as u64, bytes };
+        }
+        Ok(Some(cost))
+    }
+
+    /// Streams the bytes.
+    ///
+    /// The first frame is verified before this returns, so that damage there is an answer and not
+    /// a cut body.
+    ///
+    /// # Errors
+    /// `damaged`, `key_unavailable`, `unavailable`; later ones end the stream.
+    pub async fn read(self) -> Result<ByteStream> {
+        let Self { file, parts } = self;
+        let streams = stream::iter(parts).map(move |part| file.stream(part));
+        let mut whole = streams.try_flatten().boxed();
+        match whole.next().await {
+            Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
+            None => Ok(whole),
+        }
+    }
+}
+
+impl OpenedFile {
+    fn stream(&self, Part { segment, wanted, decoder }: Part) -> Result<ByteStream> {
+        let decoder = match decoder {
+            Some(decoder) => decoder,
+            None => Arc::new(self.decoder(&segment)?),
+        };
+        let frames = wanted.frames(&decoder);
+        if frames.is_empty() {
+            return Ok(stream::empty().boxed());
+        }
+        let file = segment.grid_file().map_err(|e| e.doing("read the content"))?;
+        let span = decoder.index().stored_span(&frames);
+        let stored = self.files.store.read_chunks(file, span).map_err(|error| error.doing("read the content"));
+        Ok(decode(decoder, wanted, stored))
+    }
+}

@@ -1,0 +1,99 @@
+//! What a read takes from the database: what the answer says is what the server counted, and a range takes no more
+//! chunks than it has to.
+
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+
+use crate::support::app::{TestApp, content_path};
+use crate::support::model::{Dice, WAYS, prose};
+use crate::support::profiler;
+
+const MIB: usize = 1 << 20;
+/// Of the chunks of a large file.
+const CHUNK_LEN: usize = 2 * MIB;
+
+/// What an answer said, and what the server counted meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+struct Cost {
+    chunks: usize,
+    frames: usize,
+    bytes: usize,
+    counted: usize,
+}
+
+async fn cost(app: &TestApp, file: &Value, headers: &[(&str, &str)]) -> Cost {
+    let db = app.mongo().await;
+    profiler::start(&db).await;
+    let mut request = app.get(&content_path(file));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    let told = response.headers()["server-timing"].to_str().unwrap().to_owned();
+    response.bytes().await.unwrap();
+    let finds = profiler::stop(&db, &format!("{}.chunks", file["bucket"].as_str().unwrap())).await;
+    let told = told.strip_prefix("gridfs;desc=\"").and_then(|rest| rest.strip_suffix('"')).unwrap();
+    let numbers = told.split(',').zip(["chunks=", "frames=", "bytes="]);
+    let numbers: Vec<usize> = numbers.map(|(pair, name)| pair.strip_prefix(name).unwrap().parse().unwrap()).collect();
+    let counted = usize::try_from(profiler::sum(&finds, "docsExamined")).unwrap();
+    Cost { chunks: numbers[0], frames: numbers[1], bytes: numbers[2], counted }
+}
+
+/// The row of the only segment.
+async fn segment_of(app: &TestApp, file: &Value) -> Document {
+    let db = app.mongo().await;
+    let id = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
+    let known = db.collection::<Document>("file_registry").find_one(doc! { "file": id }).await.unwrap().unwrap();
+    let blob = known.get_object_id("blob").unwrap();
+    db.collection::<Document>("segments").find_one(doc! { "blob": blob }).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_range_takes_the_chunks_it_says_and_one_more_than_its_length_at_most() {
+    let app = TestApp::start().await;
+    let bytes = prose(20 * MIB, 1);
+    for (way, options) in WAYS {
+        let query = format!("name=a&{options}");
+        let file = app.put(&query, "application/octet-stream", bytes.clone()).await;
+        let row = segment_of(&app, &file).await;
+        let frame_len = usize::try_from(row.get_i32("frameLen").unwrap()).unwrap();
+        let mut dice = Dice::new(7);
+        for len in [1, 4096, 256 << 10, MIB, 3 * MIB] {
+            for _ in 0..4 {
+                let start = dice.below(bytes.len() - len);
+                let range = format!("bytes={start}-{}", start + len - 1);
+                let cost = cost(&app, &file, &[("range", &range)]).await;
+                let frames = (start + len).div_ceil(frame_len) - start / frame_len;
+                assert_eq!((cost.chunks, cost.frames), (cost.counted, frames), "{way}: {range}");
+                assert!(cost.chunks <= len.div_ceil(CHUNK_LEN) + 1, "{way}: {range} takes {cost:?}");
+                assert!(cost.bytes <= cost.chunks * CHUNK_LEN, "{way}: {range} takes {cost:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn whole_coded_and_several_parts_say_what_they_take() {
+    let app = TestApp::start().await;
+    let bytes = prose(9 * MIB, 2);
+    let file = app.put("name=a&encrypt=true&compress=zstd", "application/octet-stream", bytes.clone()).await;
+    let stored = usize::try_from(file["storedSize"].as_u64().unwrap()).unwrap();
+    let whole = cost(&app, &file, &[]).await;
+    let all = Cost { chunks: whole.counted, frames: 36, bytes: stored, counted: stored.div_ceil(CHUNK_LEN) };
+    assert_eq!(whole, all);
+    assert_eq!(cost(&app, &file, &[("accept-encoding", "zstd")]).await, all);
+
+    let [first, last] = ["bytes=0-9", "bytes=-10"];
+    let mut sum = Cost { chunks: 0, frames: 0, bytes: 0, counted: 0 };
+    for range in [first, last] {
+        let one = cost(&app, &file, &[("range", range)]).await;
+        sum = Cost {
+            chunks: sum.chunks + one.chunks,
+            frames: sum.frames + one.frames,
+            bytes: sum.bytes + one.bytes,
+            counted: sum.counted + one.counted,
+        };
+    }
+    assert_eq!(cost(&app, &file, &[("range", "bytes=0-9,-10")]).await, sum);
+}
