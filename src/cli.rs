@@ -176,6 +176,9 @@ async fn run_fsck(app: &App, mode: fsck::Mode, as_json: bool) -> Result<ExitCode
             }
         }
         let (checked, repaired) = (&report.checked, &report.repaired);
+        if report.awaiting_sweep > 0 {
+            println!("{} left to the sweep that is under way", report.awaiting_sweep);
+        }
         println!("{} files, {} segments, {} chunks checked", checked.files, checked.segments, checked.chunks);
         if mode == fsck::Mode::Repair {
             let [blobs, segments] = [repaired.blobs, repaired.segments];

@@ -95,8 +95,9 @@ pub async fn open(
         }
         RangePlan::Multi(ranges) => {
             let start = ranges.iter().map(|range| range.start).min().unwrap_or(0);
+            let response = respond_multi(&file, representation, &ranges, &request_id)?;
             state.files.count_access(&file.doc, start);
-            respond_multi(&file, representation, &ranges, &request_id)
+            Ok(response)
         }
         RangePlan::Unsatisfiable => {
             let detail = format!("The content has {len} bytes.");
