@@ -91,7 +91,8 @@ impl Store {
             "condemnedAt": { "$lte": before },
         };
         let blobs = self.documents(BLOBS);
-        let found = blobs.find(due).projection(doc! { "_id": 1 }).sort(doc! { "condemnedAt": 1, "_id": 1 });
+        // In the order of the index: any other would sort all that are due for each page.
+        let found = blobs.find(due).projection(doc! { "_id": 1 }).sort(doc! { "condemnedAt": 1 });
         let found = found.skip(left).limit(limit);
         let found: Vec<Document> = found.within(self.limit).await?.try_collect().within(self.limit).await?;
         Ok(found.iter().filter_map(|blob| blob.get_object_id("_id").ok()).collect())
