@@ -9,7 +9,7 @@ use gridgate::format::key::Key;
 use gridgate::secret::Secret;
 use zeroize::ZeroizeOnDrop;
 
-use crate::support::app::{ADMIN_KEY, TestApp, new_database, noise, secret, settings_for};
+use crate::support::app::{ADMIN_KEY, TestApp, all_buckets, new_database, noise, secret, settings_for};
 use crate::support::program::command;
 use crate::support::scan::find_bytes;
 
@@ -26,7 +26,7 @@ async fn encrypted_content_is_in_no_collection_and_plain_content_is() {
         ("compress=none", false, &[]),
         ("encrypt=customer&compress=none", true, &[]),
     ] {
-        let app = TestApp::start().await;
+        let app = TestApp::start_with(all_buckets).await;
         for len in [0, 700_000] {
             let content = [CANARY.to_vec(), vec![b' '; len]].concat();
             let mut request = app.request("POST", &format!("/v1/files?name=a.txt&{query}"));

@@ -25,7 +25,7 @@ use mongodb::bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, content_path, noise};
+use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, all_buckets, content_path, noise};
 use crate::support::backups::{Target, backup, command, contents, silent};
 use crate::support::model::{WAYS, prose};
 use crate::support::own_mongod::OwnMongod;
@@ -97,7 +97,7 @@ fn remove_gone(contents: &mut BTreeMap<String, Vec<Document>>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_there_on_another_server() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     let files = fill(&app).await;
     adopt(&app).await;
     let gone = app.put("name=gone", BINARY, noise(50_000, 1)).await;

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::crash::die_at;
 use crate::restore::{flip, open};
 use crate::rotation::{chunks, run};
-use crate::support::app::{TestApp, new_database, noise};
+use crate::support::app::{TestApp, all_buckets, new_database, noise};
 use crate::support::backups::{self, Target, backup};
 use crate::support::model::prose;
 use crate::support::program;
@@ -304,7 +304,7 @@ struct Source {
 
 impl Source {
     async fn new() -> Self {
-        let (app, folder) = (TestApp::start().await, TempDir::new().unwrap());
+        let (app, folder) = (TestApp::start_with(all_buckets).await, TempDir::new().unwrap());
         // Several batches.
         let files = fill(&app, 5 << 20).await;
         let (whole, damaged) = (folder.path().join("whole"), folder.path().join("damaged"));
@@ -365,7 +365,7 @@ async fn die_restoring(source: &Source, Restore(point, act, inserted): &Restore)
         assert_eq!((&report["ok"], &report["fsck"]["ok"]), (&json!(true), &json!(true)), "after {place}: {report}");
         assert_eq!(count(&target.db, "guards", doc! {}).await, 0, "after {place}");
     }
-    let there = TestApp::start_on(target.db.name().to_owned(), |_| {}).await;
+    let there = TestApp::start_on(target.db.name().to_owned(), all_buckets).await;
     read_all(&there, &source.files, &place).await;
     assert!(fsck(&there.app.files).await.unwrap().ok, "after {place}");
     assert_eq!(count_restored(&there.mongo().await).await, source.documents, "after {place}");

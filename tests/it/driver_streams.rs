@@ -12,7 +12,7 @@ use gridgate::store::{Bson, Document, Id, StoreError, doc, new_id};
 use mongodb::gridfs::GridFsBucket;
 use mongodb::options::GridFsBucketOptions;
 
-use crate::support::app::{TestApp, noise};
+use crate::support::app::{TestApp, all_buckets, noise};
 use crate::support::own_mongod::OwnMongod;
 use crate::support::store::{BUCKET, TestStore, grid_file};
 
@@ -142,7 +142,7 @@ async fn a_dropped_small_writer_leaves_nothing() {
 /// The driver makes a chunk index that is not unique.
 #[tokio::test]
 async fn every_bucket_of_a_gateway_has_the_unique_index_even_before_its_first_file() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     app.put("name=small.txt", "text/plain", "small").await;
     let db = app.mongo().await;
     for bucket in ["images", "videos", "documents", "archives", "files"] {

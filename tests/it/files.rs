@@ -9,7 +9,7 @@ use gridgate::content::EncryptionPolicy;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::support::app::{ADMIN_KEY, TestApp, content_path, noise};
+use crate::support::app::{ADMIN_KEY, TestApp, all_buckets, content_path, noise};
 use crate::support::requests::{Form, Reply, assert_nothing_stored, count_files, send};
 use crate::support::wire::{Answer, Wire};
 
@@ -172,6 +172,7 @@ async fn who_expects_100_continue_is_refused_before_the_body_or_told_to_go_on() 
 #[tokio::test]
 async fn a_bucket_takes_only_what_it_accepts() {
     let app = TestApp::start_with(|settings| {
+        all_buckets(settings);
         settings.buckets.get_mut("images").unwrap().accept = vec!["image/png".into(), "image/jpeg".into()];
     })
     .await;

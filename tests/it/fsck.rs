@@ -7,7 +7,7 @@ use gridgate::jobs::fsck::report::FsckReport;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 use serde_json::Value;
 
-use crate::support::app::{TestApp, content_path, noise};
+use crate::support::app::{TestApp, all_buckets, content_path, noise};
 use crate::support::store::chunk;
 
 async fn check(app: &TestApp) -> FsckReport {
@@ -16,7 +16,7 @@ async fn check(app: &TestApp) -> FsckReport {
 
 /// A gateway with one file of several chunks, plain and identity so that its parts are easy to name.
 async fn one_file() -> (TestApp, mongodb::Database) {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     app.put("name=a.bin&encrypt=false&compress=none", "application/octet-stream", noise(900_000, 5)).await;
     let mongo = app.mongo().await;
     (app, mongo)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 use serde_json::Value;
 
-use crate::support::app::{TestApp, noise};
+use crate::support::app::{TestApp, all_buckets, noise};
 use crate::support::requests::{query, send};
 
 async fn list(app: &TestApp, query: &str) -> Value {
@@ -55,7 +55,7 @@ async fn newest_first_unless_another_order_is_asked_for() {
 
 #[tokio::test]
 async fn every_filter_shows_its_files_and_counts_them() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     sample(&app).await;
     let all = list(&app, "sort=createdAt").await;
     let created = |i: usize| all["items"][i]["createdAt"].as_str().unwrap().to_owned();

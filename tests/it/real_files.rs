@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::app::{TestApp, content_path};
+use crate::support::app::{TestApp, all_buckets, content_path};
 use crate::support::model::Dice;
 use crate::support::requests::{query, send};
 
@@ -118,7 +118,7 @@ async fn assert_is_in_bucket(app: &TestApp, file: &Value) {
 
 #[tokio::test]
 async fn real_files_are_known_by_their_bytes_and_come_back_plain() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     for expected in &FILES {
         check(&app, expected, "application/octet-stream", "encrypt=false").await;
     }
@@ -126,7 +126,7 @@ async fn real_files_are_known_by_their_bytes_and_come_back_plain() {
 
 #[tokio::test]
 async fn real_files_come_back_encrypted_under_their_declared_type() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     for expected in &FILES {
         check(&app, expected, expected.content_type, "encrypt=true").await;
     }
@@ -134,7 +134,7 @@ async fn real_files_come_back_encrypted_under_their_declared_type() {
 
 #[tokio::test]
 async fn real_binary_files_are_known_under_a_wrong_type_and_no_name() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     let is_text = |expected: &Expected| ["text/csv", "text/plain", "application/json"].contains(&expected.content_type);
     for expected in FILES.iter().filter(|expected| !is_text(expected)) {
         let wrong = if expected.content_type == "image/png" { "image/jpeg" } else { "image/png" };
@@ -152,7 +152,7 @@ async fn real_binary_files_are_known_under_a_wrong_type_and_no_name() {
 
 #[tokio::test]
 async fn what_no_other_bucket_takes_goes_to_files() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     let program = std::fs::read(env!("CARGO_BIN_EXE_gridgate")).unwrap()[..500_000].to_vec();
     let file = app.put("name=gridgate", "application/octet-stream", program.clone()).await;
     assert_eq!((&file["bucket"], &file["kind"]), (&"files".into(), &"binary".into()));

@@ -15,7 +15,7 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use tempfile::TempDir;
 
-use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, noise};
+use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, all_buckets, noise};
 use crate::support::backups::{Target, backup, command};
 use crate::support::mongod;
 
@@ -23,7 +23,7 @@ const BINARY: &str = "application/octet-stream";
 
 /// A gateway with a few files and its backup, as a folder `a` and as a tar `a.tar`.
 async fn backed_up() -> (TestApp, TempDir) {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     app.put("name=a&encrypt=true", BINARY, noise(300_000, 1)).await;
     app.put("name=b&encrypt=false", "image/png", noise(70_000, 2)).await;
     app.request("POST", "/v1/files?name=c").header("idempotency-key", "k").body("c").send().await.unwrap();
@@ -185,7 +185,7 @@ pub async fn open(database: &str) -> Result<App, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_runs_keeps_gateways_and_others_away() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(all_buckets).await;
     let bytes = noise(18 << 20, 3);
     let file = app.put("name=a&encrypt=false", BINARY, bytes.clone()).await;
     let folder = TempDir::new().unwrap();
@@ -214,7 +214,7 @@ async fn one_that_runs_keeps_gateways_and_others_away() {
     let mut input = writing.join().unwrap().unwrap();
     std::thread::spawn(move || input.write_all(&rest)).join().unwrap().unwrap();
     assert!(running.wait().unwrap().success());
-    let there = TestApp::start_on(target.db.name().to_owned(), |_| {}).await;
+    let there = TestApp::start_on(target.db.name().to_owned(), all_buckets).await;
     assert!(there.content(&file).await == bytes);
 }
 

@@ -9,7 +9,7 @@ use gridgate::jobs::sweep::{Sweeper, sweep};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Value, json};
 
-use crate::support::app::{TestApp, content_path, noise};
+use crate::support::app::{TestApp, all_buckets, content_path, noise};
 use crate::support::own_mongod::OwnMongod;
 use crate::support::requests::{Form, query, send};
 use crate::support::store::chunk;
@@ -26,6 +26,7 @@ async fn explain(app: &TestApp, pairs: &[(&str, &str)]) -> Value {
 
 async fn by_bucket() -> TestApp {
     TestApp::start_with(|settings| {
+        all_buckets(settings);
         settings.storage.quarantine_secs = 60;
         settings.buckets.get_mut("documents").unwrap().retention_days = 10;
     })

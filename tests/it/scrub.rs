@@ -10,7 +10,7 @@ use mongodb::bson::{Binary, DateTime, Document, doc, oid::ObjectId, spec::Binary
 use mongodb::{Collection, Database};
 use serde_json::Value;
 
-use crate::support::app::{TestApp, noise};
+use crate::support::app::{TestApp, all_buckets, noise};
 use crate::support::model::{WAYS, prose};
 
 /// Faster than any disk.
@@ -18,6 +18,7 @@ const AT_ONCE: u64 = 10_240;
 
 async fn start() -> TestApp {
     TestApp::start_with(|settings| {
+        all_buckets(settings);
         for bucket in settings.buckets.values_mut() {
             (bucket.small_chunk_kib, bucket.frame_kib) = (64, 64);
         }

@@ -32,7 +32,7 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// A gateway with the default settings.
+    /// A gateway with the default settings, but for its one bucket.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
@@ -138,7 +138,12 @@ impl Drop for TestApp {
     }
 }
 
-/// The settings of a test gateway.
+/// Every bucket of the default settings.
+pub fn all_buckets(settings: &mut Settings) {
+    settings.buckets = Settings::load(None, &[]).unwrap().buckets;
+}
+
+/// The settings of a test gateway. It has one bucket, unless it is given more: each costs mongod six files to make.
 pub fn settings_for(uri: &str, database: &str) -> Settings {
     let flags = [
         ("database.uri", uri.to_owned()),
@@ -147,7 +152,9 @@ pub fn settings_for(uri: &str, database: &str) -> Settings {
         ("keys.master_key", MASTER_KEY.to_owned()),
         ("server.listen", "127.0.0.1:0".to_owned()),
     ];
-    Settings::load(None, &flags).unwrap()
+    let mut settings = Settings::load(None, &flags).unwrap();
+    settings.buckets.retain(|name, _| name == "files");
+    settings
 }
 
 /// A setting that is not shown.

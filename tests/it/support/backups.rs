@@ -16,7 +16,7 @@ use gridgate::store::schema::is_kept;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Database};
 
-use super::app::{ADMIN_KEY, MASTER_KEY, TestApp};
+use super::app::{ADMIN_KEY, MASTER_KEY, TestApp, all_buckets};
 use super::{mongod, store};
 use crate::starting::gridgate;
 
@@ -52,7 +52,7 @@ impl Target {
 
     /// A gateway on it, and the proof of what is in it; the gateway takes the database with it, too.
     pub async fn serve(&self, manifest: &Manifest) -> (TestApp, RestoreReport) {
-        let app = TestApp::start_on(self.db.name().to_owned(), |_| {}).await;
+        let app = TestApp::start_on(self.db.name().to_owned(), all_buckets).await;
         let report = verify(&app.app.files, manifest, true).await.unwrap();
         (app, report)
     }
