@@ -37,7 +37,7 @@ impl Store {
             .collection::<RawDocumentBuf>(collection)
             .insert_many(documents)
             .ordered(false)
-            .within(self.limit)
+            .within(SCAN_LIMIT)
             .await?;
         Ok(())
     }

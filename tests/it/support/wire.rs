@@ -51,7 +51,12 @@ impl Wire {
     /// This many bytes, or those that came before the peer closed.
     pub async fn body(&mut self, len: usize) -> Vec<u8> {
         while self.read.len() < len && self.fill().await {}
-        self.read.drain(..len.min(self.read.len())).collect()
+        self.take(len.min(self.read.len()))
+    }
+
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let rest = self.read.split_off(len);
+        std::mem::replace(&mut self.read, rest)
     }
 
     /// The next answer with a body of an announced length; none when the peer closed instead.
@@ -71,7 +76,7 @@ impl Wire {
                 return None;
             }
         };
-        let head = String::from_utf8(self.read.drain(..head_len).collect()).unwrap();
+        let head = String::from_utf8(self.take(head_len)).unwrap();
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers: Vec<(String, String)> = lines
