@@ -217,6 +217,26 @@ async fn each_kind_of_violation_is_found_in_one_run() {
 }
 
 #[tokio::test]
+async fn what_a_running_sweep_has_yet_to_reach_is_counted_and_is_no_finding() {
+    let app = TestApp::start_with(|settings| {
+        (settings.storage.quarantine_secs, settings.storage.sweep_interval_secs) = (0, 1);
+    })
+    .await;
+    let file = app.put("name=a", "application/x-noise", noise(1000, 1)).await;
+    let deleted = app.request("DELETE", &format!("/v1/files/{}", file["id"].as_str().unwrap())).send().await.unwrap();
+    assert_eq!(deleted.status().as_u16(), 204);
+    app.clock.advance(Duration::from_secs(2));
+    let (store, sweeper) = (&app.app.files.store, ObjectId::new());
+    assert!(store.hold("sweep", sweeper, Duration::from_secs(600)).await.unwrap());
+
+    let report = fsck(&app.app.files).await.unwrap();
+    assert!(report.ok && report.awaiting_sweep == 1, "{report:?}");
+    store.let_go("sweep", sweeper).await.unwrap();
+    let report = fsck(&app.app.files).await.unwrap();
+    assert_eq!((report.ok, report.leaked.count, report.awaiting_sweep), (false, 1, 0), "{report:?}");
+}
+
+#[tokio::test]
 async fn documents_of_other_shapes_are_named_and_stop_nothing() {
     let app = TestApp::start().await;
     let db = app.mongo().await;
