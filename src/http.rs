@@ -9,6 +9,7 @@ pub mod conditional;
 pub mod content;
 pub mod cursor;
 pub mod customer_key;
+pub mod denied;
 pub mod digests;
 pub mod disposition;
 pub mod files;
@@ -116,6 +117,7 @@ pub fn router(state: AppState) -> Router {
             Error::new(ErrorCode::MethodNotAllowed, "See the Allow header for what this path offers.")
         })
         .layer(from_fn(guard::refuse_ambiguous_framing))
+        .layer(from_fn_with_state(state.clone(), denied::record))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn_with_state(state.clone(), problem::render))
         .layer(from_fn(metrics::count))

@@ -5,6 +5,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 
 use super::AppState;
+use super::denied::Asker;
 use crate::error::{Error, ErrorCode};
 use crate::files::access::Principal;
 
@@ -19,7 +20,9 @@ impl FromRequestParts<AppState> for Principal {
         let token = value.to_str().ok().and_then(|value| value.split_once(' '));
         match token {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-                state.files.authenticate(token.trim()).await
+                let principal = state.files.authenticate(token.trim()).await?;
+                Asker::note(parts, &principal);
+                Ok(principal)
             }
             _ => Err(Error::new(ErrorCode::Unauthenticated, "The Authorization header is not a bearer token.")),
         }

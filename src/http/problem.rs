@@ -33,8 +33,9 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Seconds after which a retry may help.
 const RETRY_AFTER_SECS: &str = "1";
 
+/// The error that a response stands for until it is rendered.
 #[derive(Clone)]
-struct Failure(Arc<Error>);
+pub struct Failure(pub Arc<Error>);
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {

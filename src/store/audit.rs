@@ -1,14 +1,15 @@
-//! Audit entries: one for each change, inserted in the change's own transaction. Reading them
-//! back is not offered yet.
+//! Audit entries: one for each change, inserted in the change's own transaction, and one for each denied access.
+//! Reading them back is not offered yet.
 
 use mongodb::ClientSession;
 use mongodb::bson::{DateTime, Document};
 use serde::{Deserialize, Serialize};
 
+use super::limit::Within;
 use super::schema::AUDIT;
-use super::{Id, Store};
+use super::{Id, Store, StoreResult};
 
-/// One change, by whom and when.
+/// One change or denied access, by whom and when.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditDoc {
@@ -34,6 +35,12 @@ pub struct AuditDoc {
 }
 
 impl Store {
+    /// Adds an entry about what changed nothing.
+    pub async fn record(&self, entry: &AuditDoc) -> StoreResult<()> {
+        self.collection::<AuditDoc>(AUDIT).insert_one(entry).within(self.limit).await?;
+        Ok(())
+    }
+
     pub(super) async fn append_audit(
         &self,
         entry: &AuditDoc,

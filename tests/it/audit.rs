@@ -1,8 +1,10 @@
-//! The audit: each change has its entry or is not made, entries are only ever added, and a file does
-//! not grow with what happens to it.
+//! The audit: each change has its entry or is not made, each denied access has its own, entries are only ever
+//! added, and a file does not grow with what happens to it.
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use gridgate::jobs::fsck::{Mode, run};
 use gridgate::jobs::progress::Progress;
 use gridgate::jobs::rekey::rekey;
@@ -14,6 +16,7 @@ use mongodb::{Client, Database};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
+use crate::auth::key;
 use crate::support::app::{TestApp, noise};
 use crate::support::mongod;
 use crate::support::own_mongod::OwnMongod;
@@ -23,6 +26,7 @@ use crate::support::requests::send;
 const FAULT: i32 = 2;
 const EVER: i32 = 1_000_000;
 const LARGE: usize = 3 << 20;
+const CUSTOMER_KEY: &str = "Gridgate-Encryption-Key";
 /// Changes of one file.
 fn changes() -> usize {
     std::env::var("GRIDGATE_AUDIT_CHANGES").map_or(300, |changes| changes.parse().unwrap())
@@ -195,4 +199,85 @@ async fn a_file_does_not_grow_with_what_happens_to_it() {
     let of_file = doc! { "file": Bson::ObjectId(id), "action": "file.edit" };
     assert_eq!(db.collection::<Document>(AUDIT).count_documents(of_file).await.unwrap(), changes() as u64);
     assert_eq!(send(app.request("DELETE", &path(&file))).await.status, 204);
+}
+
+/// Each operation refused to a reader, a wrong key of a client, and what is no denied access.
+#[tokio::test]
+async fn a_denied_access_has_its_entry_and_a_strangers_has_none() {
+    let app = TestApp::start().await;
+    let db = app.mongo().await;
+    let file = app.put("name=a", "text/plain", "x").await;
+    let sealed = app.request("POST", "/v1/files?name=b").header(CUSTOMER_KEY, STANDARD.encode([1; 32])).body("x");
+    let sealed = send(sealed).await.expect(201);
+    let reader = key(&app, "reader", "acme", &["files:read"], None).await;
+    let before = entries(&db).await;
+
+    let content = format!("{}/content", path(&sealed));
+    let denied: [(&str, RequestBuilder, &Value, &str, &str); 5] = [
+        ("POST /v1/files", app.anonymous("POST", "/v1/files?name=c").body("x"), &Value::Null, "reader", "forbidden"),
+        ("PATCH /v1/files/{id}", app.anonymous("PATCH", &path(&file)).json(&json!({})), &file, "reader", "forbidden"),
+        ("DELETE /v1/files/{id}", app.anonymous("DELETE", &path(&file)), &file, "reader", "forbidden"),
+        (
+            "GET /v1/admin/quotas/{tenant}",
+            app.anonymous("GET", "/v1/admin/quotas/acme"),
+            &Value::Null,
+            "reader",
+            "forbidden",
+        ),
+        (
+            "GET /v1/files/{id}/content",
+            app.get(&content).header(CUSTOMER_KEY, STANDARD.encode([2; 32])),
+            &sealed,
+            "admin",
+            "key_mismatch",
+        ),
+    ];
+    for (asked, request, about, actor, code) in denied {
+        let request = if actor == "admin" { request } else { request.bearer_auth(&reader) };
+        let reply = send(request).await;
+        assert_eq!(reply.json()["code"], code, "{asked}");
+        let mut entry = doc! {
+            "action": "access.deny",
+            "actor": actor,
+            "tenant": if actor == "admin" { "default" } else { "acme" },
+            "requestId": reply.header("x-request-id"),
+            "at": { "$type": "date" },
+            "details": { "asked": asked, "code": code },
+        };
+        let about = about["id"].as_str().map(|id| ObjectId::parse_str(id).unwrap().into());
+        entry.insert("file", about.unwrap_or(Bson::Document(doc! { "$exists": false })));
+        assert_eq!(db.collection::<Document>(AUDIT).count_documents(entry).await.unwrap(), 1, "{asked}");
+    }
+    assert_eq!(entries(&db).await, before + 5);
+
+    for (request, status) in [
+        (app.anonymous("DELETE", &path(&file)), 401),
+        (app.anonymous("DELETE", &path(&file)).bearer_auth("unknown"), 401),
+        // Another tenant's file is not denied: for him it is not there.
+        (app.anonymous("GET", &path(&file)).bearer_auth(&reader), 404),
+        (app.get(&content), 400),
+        (app.get(&path(&file)), 200),
+    ] {
+        assert_eq!(send(request).await.status, status);
+    }
+    assert_eq!(entries(&db).await, before + 5);
+}
+
+/// An audit that cannot be written opens nothing.
+#[tokio::test]
+async fn an_access_stays_denied_where_its_entry_cannot_be_written() {
+    let own = OwnMongod::fallible().await;
+    let app = TestApp::start_at(&own.uri(), "audited".to_owned(), |settings| {
+        settings.database.operation_timeout_secs = 2;
+    })
+    .await;
+    let reader = key(&app, "reader", "acme", &["files:read"], None).await;
+    let ask = async || send(app.anonymous("POST", "/v1/files?name=c").body("x").bearer_auth(&reader)).await;
+    own.fail(EVER, doc! { "failCommands": ["insert"], "namespace": format!("audited.{AUDIT}"), "errorCode": FAULT })
+        .await;
+    ask().await.refused(403, "forbidden");
+    own.heal().await;
+    assert_eq!(entries(&app.mongo().await).await, 0);
+    ask().await.refused(403, "forbidden");
+    assert_eq!(entries(&app.mongo().await).await, 1);
 }

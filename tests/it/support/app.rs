@@ -180,6 +180,7 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut nonce = [0; NONCE_LEN];
     nonce[..8].copy_from_slice(&seed.to_be_bytes());
     let mut bytes = vec![0; len];
-    key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut bytes).unwrap();
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let _tag = key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut bytes).unwrap();
     bytes
 }
