@@ -132,6 +132,7 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         settings: settings.storage,
         clock: Clock::default(),
         key_cache: Arc::default(),
+        denials: Arc::default(),
         downloads: Arc::default(),
         limits: Arc::default(),
         turns: Arc::default(),

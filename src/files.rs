@@ -6,6 +6,7 @@ pub mod adopt;
 pub mod authenticate;
 pub mod custom;
 pub mod delete;
+pub mod denials;
 mod describe;
 pub mod downloads;
 pub mod edit;
@@ -36,6 +37,7 @@ use crate::store::registry::FileDoc;
 use crate::store::{DateTime, Id, Store};
 use access::Principal;
 use authenticate::KeyCache;
+use denials::Denials;
 use downloads::Downloads;
 use quota::LimitCache;
 use space::Space;
@@ -113,6 +115,8 @@ pub struct Files {
     pub clock: Clock,
     /// Keys seen in the last moment.
     pub key_cache: Arc<KeyCache>,
+    /// Entries of denied accesses.
+    pub denials: Arc<Denials>,
     /// Downloads to be counted.
     pub downloads: Arc<Downloads>,
     /// Which tenants have limits.

@@ -37,6 +37,8 @@ struct Metrics {
     read_chunks: Counter,
     read_bytes: Counter,
     integrity_failures: Counter,
+    refused: Counters<1>,
+    unrecorded_denials: Counter,
     database_errors: Counters<1>,
     job_failures: Counters<1>,
     job_success: Family<Labels<1>, Gauge<f64, AtomicU64>>,
@@ -72,6 +74,8 @@ impl Metrics {
             read_chunks: counted(made, "gridfs_read_chunks", "Chunk documents read"),
             read_bytes: bytes(made, "gridfs_read", "Bytes of the chunks read"),
             integrity_failures: counted(made, "integrity_failures", "Reads that ended as stored bytes did not verify"),
+            refused: counted(made, "refused", "Requests refused to who asked: 401 and 403"),
+            unrecorded_denials: counted(made, "unrecorded_denials", "Denied accesses that are not in the audit"),
             database_errors: counted(made, "database_errors", "Errors of database operations, repeated ones included"),
             job_failures: counted(made, "job_failures", "Runs of jobs that failed"),
             job_success: {
@@ -190,6 +194,16 @@ impl Drop for InFlight {
 /// A reader came across bytes that do not verify.
 pub fn integrity_failure() {
     METRICS.integrity_failures.inc();
+}
+
+/// A request was refused to who asked.
+pub fn refused(code: &'static str) {
+    METRICS.refused.get_or_create(&[("code", code.into())]).inc();
+}
+
+/// A denied access is not in the audit.
+pub fn unrecorded_denial() {
+    METRICS.unrecorded_denials.inc();
 }
 
 /// A database operation failed.

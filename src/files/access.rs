@@ -1,9 +1,6 @@
 //! Who asks, and the one decision whether they may. Knows no header and no query.
 
-use super::Files;
 use crate::error::{Error, ErrorCode};
-use crate::store::audit::AuditDoc;
-use crate::store::{Id, doc, new_id};
 
 /// What a credential allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,39 +68,6 @@ pub fn permit(principal: &Principal, action: Action) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(ErrorCode::Forbidden, format!("The credential lacks the scope {name}.")))
-}
-
-/// An access that was refused.
-#[derive(Debug)]
-pub struct Denial {
-    /// What was asked: a method and a route.
-    pub asked: String,
-    /// Why it was refused, as the client was told.
-    pub code: &'static str,
-    /// The file it was about, if it was about one.
-    pub file: Option<Id>,
-    /// The request.
-    pub request_id: Option<String>,
-}
-
-impl Files {
-    /// Enters a denied access into the audit.
-    ///
-    /// # Errors
-    /// `unavailable`, `timeout`; the access stays denied.
-    pub async fn record_denial(&self, principal: &Principal, denial: Denial) -> Result<(), Error> {
-        let entry = AuditDoc {
-            id: new_id(),
-            at: self.now(),
-            tenant: principal.tenant.clone(),
-            actor: principal.actor.clone(),
-            action: "access.deny".to_owned(),
-            file: denial.file,
-            request_id: denial.request_id,
-            details: doc! { "asked": denial.asked, "code": denial.code },
-        };
-        self.store.record(&entry).await.map_err(|error| error.doing("record a denied access"))
-    }
 }
 
 #[cfg(test)]

@@ -3,17 +3,20 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::StatusCode;
 use http::request::Parts;
 
 use super::AppState;
 use super::problem::{Failure, RequestId};
 use crate::error::ErrorCode;
-use crate::files::access::{Denial, Principal};
-use crate::store::Id;
+use crate::files::access::Principal;
+use crate::files::denials::Denial;
+use crate::metrics;
+
+/// Longest name kept of what a client asked for.
+const NAMED_LEN: usize = 64;
 
 /// Who asks, as soon as that is known.
 #[derive(Debug, Clone, Default)]
@@ -29,37 +32,65 @@ impl Asker {
 }
 
 /// Records an answer that refuses somebody who is known, before it is given.
-pub async fn record(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let (asker, method) = (Asker::default(), request.method().clone());
-    let (mut parts, body) = request.into_parts();
-    let file = named_file(&mut parts).await;
-    let route = parts.extensions.get::<MatchedPath>().map_or("-".to_owned(), |path| path.as_str().to_owned());
-    let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.to_string());
-    parts.extensions.insert(asker.clone());
-    let response = next.run(Request::from_parts(parts, body)).await;
+pub async fn record(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let (asker, method, uri) = (Asker::default(), request.method().clone(), request.uri().clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let request_id = request.extensions().get::<RequestId>().cloned();
+    request.extensions_mut().insert(asker.clone());
+    let response = next.run(request).await;
     let Some(code) = refusal(&response) else { return response };
+    metrics::refused(code.row().code);
     if let Some(principal) = asker.0.get().cloned() {
-        let asked = format!("{method} {route}");
-        let denial = Denial { asked, code: code.row().code, file, request_id };
+        let route = route.as_ref().map_or("-", MatchedPath::as_str);
+        let denial = Denial {
+            asked: format!("{method} {route}"),
+            named: named(route, uri.path()),
+            code: code.row().code,
+            request_id: request_id.map(|id| id.0.to_string()),
+        };
         // In a task of its own: who hangs up on being refused is recorded, too.
-        let recording = tokio::spawn(async move {
-            if let Err(error) = state.files.record_denial(&principal, denial).await {
-                tracing::warn!(error = %error, actor = principal.actor, "a denied access is not in the audit");
-            }
-        });
-        if let Err(error) = recording.await {
-            tracing::warn!(error = %error, "a denied access is not in the audit");
+        if let Err(error) = tokio::spawn(enter(state, principal, denial)).await {
+            tracing::error!(error = %error, "recording a denied access ended early");
         }
     }
     response
 }
 
-async fn named_file(parts: &mut Parts) -> Option<Id> {
-    let params = RawPathParams::from_request_parts(parts, &()).await.ok()?;
-    params.iter().find(|(name, _)| *name == "id").and_then(|(_, id)| Id::parse_str(id).ok())
+async fn enter(state: AppState, principal: Principal, denial: Denial) {
+    match state.files.record_denial(&principal, denial.clone()).await {
+        Ok(true) => {}
+        Ok(false) => metrics::unrecorded_denial(),
+        Err(error) => {
+            metrics::unrecorded_denial();
+            let (actor, cause) = (principal.actor, &error.cause);
+            tracing::error!(error = %error, ?cause, actor, ?denial, "a denied access is not in the audit");
+        }
+    }
 }
 
+/// Why somebody was refused, if so.
 fn refusal(response: &Response) -> Option<ErrorCode> {
     let Failure(error) = response.extensions().get::<Failure>()?;
-    (error.code.row().status == StatusCode::FORBIDDEN).then_some(error.code)
+    matches!(error.code.row().status, 401 | 403).then_some(error.code)
+}
+
+/// What a path has in the place of a route's parameter.
+fn named(route: &str, path: &str) -> Option<String> {
+    let (_, named) = route.split('/').zip(path.split('/')).find(|(place, _)| place.starts_with('{'))?;
+    Some(named.chars().take(NAMED_LEN).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_what_the_route_leaves_open() {
+        assert_eq!(named("/v1/files/{id}/content", "/v1/files/0a/content").as_deref(), Some("0a"));
+        assert_eq!(named("/v1/files", "/v1/files"), None);
+        assert_eq!(
+            named("/v1/admin/quotas/{tenant}", &format!("/v1/admin/quotas/{}", "x".repeat(999))).map(|n| n.len()),
+            Some(64)
+        );
+    }
 }

@@ -36,6 +36,9 @@ pub struct AuditDoc {
 
 impl Store {
     /// Adds an entry about what changed nothing.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may be there or not.
     pub async fn record(&self, entry: &AuditDoc) -> StoreResult<()> {
         self.collection::<AuditDoc>(AUDIT).insert_one(entry).within(self.limit).await?;
         Ok(())

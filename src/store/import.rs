@@ -37,7 +37,7 @@ impl Store {
             .collection::<RawDocumentBuf>(collection)
             .insert_many(documents)
             .ordered(false)
-            .within(SCAN_LIMIT)
+            .within(self.limit)
             .await?;
         Ok(())
     }

@@ -17,7 +17,7 @@ pub const REGISTRY: &str = "file_registry";
 pub const BLOBS: &str = "blobs";
 /// One row for each immutable GridFS file.
 pub const SEGMENTS: &str = "segments";
-/// One entry for each change, written in its transaction.
+/// One entry for each change, written in its transaction, and for each denied access.
 pub const AUDIT: &str = "audit";
 /// Credentials, as hashes.
 pub const API_KEYS: &str = "api_keys";

@@ -124,6 +124,7 @@ async fn a_scope_opens_its_own_operations_only() {
     let writer = key(&app, "writer", "default", &["files:write"], None).await;
     let none = key(&app, "none", "default", &[], None).await;
     let odd = key(&app, "odd", "default", &["shares:write", "FILES:READ", "files:*", ""], None).await;
+    let mut denied = 0;
     for operation in guarded() {
         let is_write = ["POST", "PATCH", "DELETE"].contains(&operation.method.as_str());
         // A file that the holder of the key may see, as far as its owner is concerned.
@@ -142,10 +143,14 @@ async fn a_scope_opens_its_own_operations_only() {
                 assert!((200..300).contains(&reply.status), "{who}: {operation:?} is {}", reply.status);
             } else {
                 assert_refused(&reply, &operation, 403, who);
+                denied += 1;
             }
         }
         assert_eq!(send(app.get(&format!("/v1/files/{}", file["id"].as_str().unwrap()))).await.expect(200), file);
     }
+    let entries = app.mongo().await.collection::<mongodb::bson::Document>("audit");
+    let entered = entries.count_documents(mongodb::bson::doc! { "action": "access.deny" }).await.unwrap();
+    assert_eq!(entered, denied, "each denial has its entry");
 }
 
 #[tokio::test]

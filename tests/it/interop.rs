@@ -101,17 +101,10 @@ async fn stock_zstd_and_gzip_restore_the_stored_bytes() {
         for (number, plain) in [Vec::new(), b"a".to_vec(), text.clone(), mixed.clone()].into_iter().enumerate() {
             let name = format!("{number}.{codec}");
             app.put(&format!("name={name}&encrypt=false&compress={codec}"), "text/plain", plain.clone()).await;
-            let files = db.collection::<Document>("documents.files");
-            let in_documents = files.find_one(doc! { "filename": &name }).await.unwrap();
-            let (bucket, found) = match in_documents {
-                Some(found) => ("documents", found),
-                None => {
-                    let files = db.collection::<Document>("files.files");
-                    ("files", files.find_one(doc! { "filename": &name }).await.unwrap().unwrap())
-                }
-            };
+            let files = db.collection::<Document>("files.files");
+            let found = files.find_one(doc! { "filename": &name }).await.unwrap().unwrap();
             let store = &app.app.files.store;
-            let file: GridFile = store.find_grid_file(bucket, found.get("_id").unwrap()).await.unwrap().unwrap();
+            let file: GridFile = store.find_grid_file("files", found.get("_id").unwrap()).await.unwrap().unwrap();
             let pieces = store.read_chunks(file.clone(), 0..file.stored_len);
             let stored = futures::TryStreamExt::try_collect::<Vec<_>>(pieces).await.unwrap().concat();
             assert_eq!(stored.len() as u64, file.stored_len);

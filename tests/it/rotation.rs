@@ -41,11 +41,9 @@ async fn upload(app: &TestApp, number: u64) -> Value {
 /// Every chunk document, as a hash of all its bytes.
 pub async fn chunks(db: &Database) -> BTreeMap<Id, String> {
     let mut found = BTreeMap::new();
-    for bucket in ["files", "documents", "images", "videos", "archives"] {
-        let mut cursor = db.collection::<RawDocumentBuf>(&format!("{bucket}.chunks")).find(doc! {}).await.unwrap();
-        while let Some(chunk) = cursor.try_next().await.unwrap() {
-            found.insert(chunk.get_object_id("_id").unwrap(), Sha256Digest::of(chunk.as_bytes()).to_string());
-        }
+    let mut cursor = db.collection::<RawDocumentBuf>("files.chunks").find(doc! {}).await.unwrap();
+    while let Some(chunk) = cursor.try_next().await.unwrap() {
+        found.insert(chunk.get_object_id("_id").unwrap(), Sha256Digest::of(chunk.as_bytes()).to_string());
     }
     found
 }

@@ -14,7 +14,7 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::{Collection, Database};
 use serde_json::Value;
 
-use crate::support::app::{TestApp, content_path, noise};
+use crate::support::app::{TestApp, all_buckets, content_path, noise};
 
 const CHUNK: usize = 64 << 10;
 /// Every form in which a file's bytes are stored.
@@ -29,6 +29,7 @@ const FORMS: [&str; 5] = [
 /// A gateway with small chunks and frames, so that there are many of them.
 async fn start() -> TestApp {
     TestApp::start_with(|settings| {
+        all_buckets(settings);
         for bucket in settings.buckets.values_mut() {
             (bucket.small_chunk_kib, bucket.frame_kib) = (64, 64);
         }

@@ -14,7 +14,8 @@ const MEMORY: &str = "/dev/shm";
 const ROOM: u64 = 8 << 30;
 
 /// What makes a run longer than the usual one.
-const LENGTHS: [&str; 2] = ["GRIDGATE_COLLECT_SECS", "GRIDGATE_MODEL_CASES"];
+const LENGTHS: [&str; 4] =
+    ["GRIDGATE_AUDIT_CHANGES", "GRIDGATE_COLLECT_SECS", "GRIDGATE_MODEL_CASES", "GRIDGATE_RACE_ROUNDS"];
 
 /// A new folder; whoever takes it removes it.
 pub fn new_folder(prefix: &str) -> PathBuf {

@@ -15,7 +15,7 @@ const CACHE_MIB: u64 = 2048;
 /// Seconds for which snapshots of the past are kept, and dropped content with them; five minutes by default.
 const HISTORY_SECS: i32 = 60;
 /// Content that is not worth a drop: mongod drops a file in about 15 ms, one after the other, and makes none meanwhile.
-const KEPT_MIB: i32 = 2;
+const KEPT_LEN: i64 = 2 << 20;
 /// Files of databases whose tests are over are closed soon; each test leaves 50.
 const CLOSE_IDLE: &str = "file_manager=(close_idle_time=10,close_scan_interval=10,close_handle_minimum=100)";
 
@@ -73,7 +73,7 @@ async fn tune(client: &Client) {
     client.database("admin").run_command(parameters).await.unwrap();
 }
 
-/// Takes the content of a test's database away, and all of it from a mongod that outlives the run. On the runtime
+/// Takes what is large of a test's database away, and all of it from a mongod that outlives the run. On the runtime
 /// that outlives the test's own: that one may be ending.
 pub fn drop_database(name: &str) {
     let Run { client, is_own, runtime, .. } = run();
@@ -93,8 +93,9 @@ pub fn drop_database(name: &str) {
 async fn drop_content(database: &Database) {
     let names = database.list_collection_names().await.unwrap();
     for chunks in names.iter().filter(|name| name.ends_with(".chunks")) {
-        let stats = database.run_command(doc! { "collStats": chunks, "scale": 1 << 20 }).await.unwrap();
-        if stats.get_i32("size").unwrap() > KEPT_MIB {
+        let stats = database.run_command(doc! { "collStats": chunks }).await.unwrap();
+        let len = stats.get_i64("size").or_else(|_| stats.get_i32("size").map(i64::from)).unwrap();
+        if len > KEPT_LEN {
             database.collection::<Document>(chunks).drop().await.unwrap();
         }
     }
