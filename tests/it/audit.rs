@@ -24,6 +24,8 @@ use crate::support::requests::send;
 
 /// BadValue: nothing repeats a command that failed with it.
 const FAULT: i32 = 2;
+/// NetworkTimeout: the driver repeats a command that failed with it.
+const TIMED_OUT: i32 = 89;
 const EVER: i32 = 1_000_000;
 const LARGE: usize = 3 << 20;
 const CUSTOMER_KEY: &str = "Gridgate-Encryption-Key";
@@ -291,12 +293,19 @@ async fn who_hangs_up_on_a_denial_is_in_the_audit_all_the_same() {
     let own = OwnMongod::fallible().await;
     let app = TestApp::start_at(&own.uri(), "audited".to_owned(), |_| {}).await;
     let reader = key(&app, "reader", "acme", &["files:read"], None).await;
-    let slow = doc! { "failCommands": ["insert"], "namespace": format!("audited.{AUDIT}"), "blockConnection": true, "blockTimeMS": 2000 };
-    own.fail(EVER, slow).await;
+    // Slow, and then to be repeated: only who is still there does so.
+    let slow = doc! {
+        "failCommands": ["insert"],
+        "namespace": format!("audited.{AUDIT}"),
+        "blockConnection": true,
+        "blockTimeMS": 2000,
+        "errorCode": TIMED_OUT,
+        "errorLabels": ["RetryableWriteError"],
+    };
+    own.fail(1, slow).await;
     let request = app.anonymous("DELETE", "/v1/files/0123456789abcdef01234567").bearer_auth(&reader);
     let given_up = tokio::time::timeout(Duration::from_millis(500), request.send()).await;
     assert!(given_up.is_err(), "the answer waits for the entry");
-    own.heal().await;
     for _ in 0..100 {
         if entries(&app.mongo().await).await == 1 {
             return;
