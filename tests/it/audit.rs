@@ -203,7 +203,7 @@ async fn a_file_does_not_grow_with_what_happens_to_it() {
     assert_eq!(send(app.request("DELETE", &path(&file))).await.status, 204);
 }
 
-/// Each operation refused to a reader, a wrong key of a client, and what is no denied access.
+/// Operations beyond a scope, a wrong key of a client, and what is no denied access.
 #[tokio::test]
 async fn a_denied_access_has_its_entry_and_a_strangers_has_none() {
     let app = TestApp::start().await;

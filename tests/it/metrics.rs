@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use gridgate::store::schema::AUDIT;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Document, doc};
 use serde_json::Value;
 
-use crate::support::app::{ADMIN_KEY, TestApp, noise};
+use crate::support::app::{ADMIN_KEY, TestApp, content_path, noise};
+use crate::support::mongod;
 use crate::support::own_mongod::OwnMongod;
 use crate::support::program::Program;
 use crate::support::requests::send;
@@ -182,4 +186,26 @@ async fn strangers_need_the_scope() {
         let files = send(app.anonymous("GET", "/v1/files").bearer_auth(&token)).await.status;
         assert_eq!(files, if name == "reader" { 200 } else { 403 });
     }
+}
+
+/// Many denials of one credential: all refused and counted, its share entered into the audit.
+#[tokio::test]
+async fn denials_are_counted_and_entered_within_their_share() {
+    let beside = TestApp::start().await;
+    let program = Program::start(mongod::uri(), &beside.database, &SETTINGS).await;
+    let gateway = Gateway { program, client: reqwest::Client::builder().no_proxy().build().unwrap() };
+    let key = |byte: u8| STANDARD.encode([byte; 32]);
+    let sealed = gateway.request("POST", "/v1/files?name=a").header("gridgate-encryption-key", key(1)).body("x");
+    let path = content_path(&send(sealed).await.expect(201));
+    for _ in 0..65 {
+        let wrong = gateway.request("GET", &path).header("gridgate-encryption-key", key(2));
+        send(wrong).await.refused(403, "key_mismatch");
+    }
+    assert_eq!(send(gateway.client.get(format!("{}{path}", gateway.program.url))).await.status, 401);
+
+    let entered = beside.mongo().await.collection::<Document>(AUDIT);
+    assert_eq!(entered.count_documents(doc! { "action": "access.deny" }).await.unwrap(), 60);
+    assert_eq!(gateway.sample("unrecorded_denials_total").await, 5.0);
+    assert_eq!(gateway.sample("refused_total{code=\"key_mismatch\"}").await, 65.0);
+    assert_eq!(gateway.sample("refused_total{code=\"unauthenticated\"}").await, 1.0);
 }

@@ -216,6 +216,7 @@ async fn each_kind_of_violation_is_found_in_one_run() {
     assert!(names(&report.shape, odd), "{report:?}");
 }
 
+/// Takes as long as a check gives a sweep that is under way: half a minute.
 #[tokio::test]
 async fn what_a_running_sweep_has_yet_to_reach_is_counted_and_is_no_finding() {
     let app = TestApp::start_with(|settings| {
