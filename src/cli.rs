@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::allocator;
 use crate::app::{self, App, StartError};
 use crate::config::Settings;
 use crate::files::authenticate::DEFAULT_TENANT;
@@ -92,6 +93,7 @@ const BLOCKING_THREADS: usize = 32;
 
 /// Runs the command line.
 pub fn run() -> ExitCode {
+    allocator::keep_memory();
     let cli = Cli::parse();
     match run_command(&cli) {
         Ok(code) => code,

@@ -199,7 +199,7 @@ impl BucketSettings {
         match codec {
             _ if self.codec() == Some(codec) => self.level,
             Codec::Identity => 0,
-            Codec::Zstd => 3,
+            Codec::Zstd => 1,
             Codec::Gzip => 6,
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod compress;
 pub mod digest;
+pub mod frame;
 pub mod index;
 pub mod key;
 pub mod key_wrap;

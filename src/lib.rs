@@ -17,6 +17,7 @@ pub mod store;
 
 pub mod format;
 
+pub mod allocator;
 pub mod clock;
 pub mod error;
 pub mod failpoint;

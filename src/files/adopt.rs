@@ -126,8 +126,11 @@ impl Files {
     async fn index(&self, principal: &Principal, grid: &GridFile) -> Result<Stored> {
         let frame_len = MIN_FRAME_LEN.div_ceil(grid.chunk_size).max(1) * grid.chunk_size;
         let layout = Layout { codec: Codec::Identity, level: 0, frame_len };
-        let mut encoding = Encoding::new(self.source(grid), SegmentEncoder::new(layout, None), u64::MAX);
-        while encoding.next().await?.is_some() {}
+        let mut encoding =
+            Encoding::new(self.source(grid), SegmentEncoder::new(layout, None), Some(grid.stored_len), u64::MAX);
+        while let Some(frame) = encoding.next().await? {
+            encoding.give_back(frame.bytes);
+        }
         let Encoded { end, plain_len, sha256 } = encoding.finish().await?;
         if plain_len != grid.stored_len {
             return Err(Error::damaged("adopt the file", "its chunks are not as long as it says"));

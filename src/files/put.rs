@@ -200,7 +200,7 @@ impl Files {
         let expected = announced_len.filter(|_| layout.codec == Codec::Identity);
         let mut writer = ChunkWriter::new(&self.store, plan.pending.clone(), expected);
         let head = plan.encoder.head();
-        let encoding = Encoding::new(source, plan.encoder, plan.limit);
+        let encoding = Encoding::new(source, plan.encoder, announced_len, plan.limit);
         let Encoded { end, plain_len, sha256 } = match self.encode_into(&mut writer, &head, encoding, room).await {
             Ok(encoded) => encoded,
             Err(error) => {
@@ -229,8 +229,8 @@ impl Files {
         while let Some(frame) = encoding.next().await? {
             self.require_space(0)?;
             self.grow_room(room, encoding.plain_len()).await?;
-            for piece in frame.pieces {
-                writer.push(&piece).await.map_err(fail)?;
+            if let Some(spare) = writer.push_frame(frame.bytes).await.map_err(fail)? {
+                encoding.give_back(spare);
             }
         }
         let encoded = encoding.finish().await?;

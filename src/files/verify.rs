@@ -127,7 +127,7 @@ impl Verification {
         let mut sha256 = std::mem::take(&mut self.sha256);
         let work = tokio::task::spawn_blocking(move || {
             let plain = decoder.decode_frame(frame, stored)?;
-            sha256.update(&[plain]);
+            sha256.update(&plain);
             Ok(sha256)
         });
         let verified = work.await.map_err(|error| Error::internal(VERIFY, error))?;

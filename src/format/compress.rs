@@ -2,13 +2,13 @@
 //! are `segment.rs`.
 
 use std::cell::RefCell;
-use std::io::{Read, Write};
+use std::io::{Cursor, Read, Write};
 
 use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
+use zstd::zstd_safe::{CParameter, compress_bound, find_frame_compressed_size};
 
 use super::segment::{Codec, MAX_FRAME_LEN};
 
@@ -26,20 +26,31 @@ thread_local! {
 /// `zstd`: one frame with content size and checksum (RFC 8878). `gzip`: one member (RFC 1952).
 /// `identity`: the bytes themselves.
 pub fn compress(codec: Codec, level: i32, plain: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    append_compressed(codec, level, plain, &mut frame);
+    frame
+}
+
+/// Appends to `out` what [`compress`] gives.
+pub fn append_compressed(codec: Codec, level: i32, plain: &[u8], out: &mut Vec<u8>) {
     match codec {
-        Codec::Identity => plain.to_vec(),
+        Codec::Identity => out.extend_from_slice(plain),
         Codec::Zstd => ZSTD.with_borrow_mut(|slot| {
             let compressor = match slot {
                 Some((made_for, compressor)) if *made_for == level => compressor,
                 _ => &mut slot.insert((level, zstd_compressor(level))).1,
             };
-            compressor.compress(plain).expect("a buffer of the worst-case size holds any frame")
+            out.reserve(compress_bound(plain.len()));
+            let end = out.len() as u64;
+            let mut out = Cursor::new(out);
+            out.set_position(end);
+            compressor.compress_to_buffer(plain, &mut out).expect("a buffer of the worst-case size holds any frame");
         }),
         Codec::Gzip => {
             let level = Compression::new(level.clamp(0, 9).unsigned_abs());
-            let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 2), level);
+            let mut encoder = GzEncoder::new(out, level);
             encoder.write_all(plain).expect("writing to memory does not fail");
-            encoder.finish().expect("writing to memory does not fail")
+            encoder.finish().expect("writing to memory does not fail");
         }
     }
 }
@@ -83,8 +94,15 @@ pub fn decompress(codec: Codec, stored: &[u8], plain_len: usize) -> Option<Vec<u
 /// # Source
 /// RFC 8878 §3.1.1.
 pub fn zstd_store(plain: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    append_zstd_stored(plain, &mut frame);
+    frame
+}
+
+/// Appends to `frame` what [`zstd_store`] gives.
+pub fn append_zstd_stored(plain: &[u8], frame: &mut Vec<u8>) {
     let len = u32::try_from(plain.len()).expect("a frame is shorter than 4 GiB");
-    let mut frame = Vec::with_capacity(zstd_stored_len(plain.len()));
+    frame.reserve(zstd_stored_len(plain.len()));
     frame.extend_from_slice(&ZSTD_MAGIC.to_le_bytes());
     frame.push(SINGLE_SEGMENT_SIZE_U32);
     frame.extend_from_slice(&len.to_le_bytes());
@@ -96,7 +114,6 @@ pub fn zstd_store(plain: &[u8]) -> Vec<u8> {
         frame.extend_from_slice(&header.to_le_bytes()[..3]);
         frame.extend_from_slice(piece);
     }
-    frame
 }
 
 /// The length of [`zstd_store`]'s frame for so many bytes.

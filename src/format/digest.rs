@@ -3,7 +3,6 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -44,9 +43,9 @@ impl fmt::Debug for Sha256Digest {
 pub struct Sha256Stream(Sha256);
 
 impl Sha256Stream {
-    /// Takes the next pieces of the stream.
-    pub fn update(&mut self, pieces: &[Bytes]) {
-        pieces.iter().for_each(|piece| self.0.update(piece));
+    /// Takes the next bytes of the stream.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
 
     /// Ends the stream.

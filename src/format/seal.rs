@@ -7,10 +7,10 @@
 //! Misuse-Resistance* (STREAM); NIST SP 800-38D (GCM); RFC 5869 (HKDF).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::FormatError;
+use super::frame::FrameBuf;
 use super::key::{Key, equal, length_prefix};
 
 /// Length of a segment header in stored bytes.
@@ -134,24 +134,20 @@ impl SegmentKey {
         equal(&self.commitment, stored)
     }
 
-    /// Seals one frame given as pieces.
+    /// Seals one frame where it lies: `frame` is its body and becomes its stored form.
     ///
     /// # Shape
     /// `u32` length of ciphertext and tag, `u8` codec, `u32` plaintext length, ciphertext, tag.
-    pub fn seal_frame(&self, index: u64, kind: FrameKind, codec: u8, plain_len: u32, body: &[Bytes]) -> Vec<u8> {
-        let body_len: usize = body.iter().map(Bytes::len).sum();
-        let sealed_len = u32::try_from(body_len + TAG_LEN).expect("a frame is shorter than 4 GiB");
-        let mut frame = Vec::with_capacity(FRAME_OVERHEAD + body_len);
-        frame.extend_from_slice(&sealed_len.to_be_bytes());
-        frame.push(codec);
-        frame.extend_from_slice(&plain_len.to_be_bytes());
-        body.iter().for_each(|piece| frame.extend_from_slice(piece));
+    pub fn seal_frame(&self, index: u64, kind: FrameKind, codec: u8, plain_len: u32, frame: &mut FrameBuf) {
+        let sealed_len = u32::try_from(frame.len() + TAG_LEN).expect("a frame is shorter than 4 GiB");
         let tag = self
             .cipher
-            .seal_in_place_separate_tag(nonce(index, kind), frame_aad(plain_len, codec), &mut frame[FRAME_HEADER_LEN..])
+            .seal_in_place_separate_tag(nonce(index, kind), frame_aad(plain_len, codec), frame.content_mut())
             .expect("a frame is within AES-GCM's limit");
         frame.extend_from_slice(tag.as_ref());
-        frame
+        let ([l0, l1, l2, l3], [p0, p1, p2, p3]) = (sealed_len.to_be_bytes(), plain_len.to_be_bytes());
+        let header: [u8; FRAME_HEADER_LEN] = [l0, l1, l2, l3, codec, p0, p1, p2, p3];
+        frame.prepend(&header);
     }
 
     /// Opens one frame; nothing of it is given out unless its tag verifies.

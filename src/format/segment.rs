@@ -5,12 +5,12 @@
 
 mod decoder;
 
-use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::FormatError;
-use super::compress::{compress, zstd_store};
+use super::compress::{append_compressed, append_zstd_stored};
 use super::digest::Sha256Digest;
+use super::frame::FrameBuf;
 use super::index::{self, FrameEntry};
 use super::seal::{COMMITMENT_LEN, FrameKind, HEADER_LEN, SegmentKey, TRAILER_MAGIC};
 use super::seek_table::{self, SeekEntry};
@@ -104,8 +104,8 @@ pub enum Position {
 /// One frame ready to be stored.
 #[derive(Debug, Clone)]
 pub struct StoredFrame {
-    /// The stored bytes, in order.
-    pub pieces: Vec<Bytes>,
+    /// The stored bytes.
+    pub bytes: FrameBuf,
     /// Its line in the index.
     pub entry: FrameEntry,
 }
@@ -159,38 +159,40 @@ impl SegmentEncoder {
         self.key.as_ref().map_or_else(Vec::new, |key| [key.header().encode().as_slice(), &key.commitment()].concat())
     }
 
-    /// Encodes the frame at `index`, given as pieces of plaintext.
-    pub fn encode_frame(&self, index: u64, position: Position, plain: Vec<Bytes>) -> StoredFrame {
-        let plain_len: usize = plain.iter().map(Bytes::len).sum();
-        let compressed = self.compress(&plain, plain_len);
-        let Some(key) = &self.key else {
-            return unsealed_frame(compressed.unwrap_or(Body { codec: 0, pieces: plain }).pieces);
+    /// Encodes the frame at `index`, given as plaintext; where it is compressed, into `spare`'s memory, for
+    /// which `spare` gets that of the plaintext.
+    pub fn encode_frame(&self, index: u64, position: Position, plain: FrameBuf, spare: &mut FrameBuf) -> StoredFrame {
+        let plain_len = narrow(plain.len());
+        let mut bytes = plain;
+        let codec = self.compress(&mut bytes, spare);
+        let checksum = match &self.key {
+            None => xxh3_64(&bytes),
+            Some(key) => {
+                let kind = if position == Position::Last { FrameKind::Final } else { FrameKind::Data };
+                key.seal_frame(index, kind, codec as u8, plain_len, &mut bytes);
+                0
+            }
         };
-        let kind = if position == Position::Last { FrameKind::Final } else { FrameKind::Data };
-        let body = compressed.unwrap_or(Body { codec: 0, pieces: plain });
-        let frame = key.seal_frame(index, kind, body.codec, narrow(plain_len), &body.pieces);
-        StoredFrame {
-            entry: FrameEntry { stored_len: narrow(frame.len()), checksum: 0 },
-            pieces: vec![Bytes::from(frame)],
-        }
+        StoredFrame { entry: FrameEntry { stored_len: narrow(bytes.len()), checksum }, bytes }
     }
 
-    /// The compressed body, or none where the frame is to be stored raw.
-    fn compress(&self, plain: &[Bytes], plain_len: usize) -> Option<Body> {
+    /// Compresses the frame, or leaves it where it is to be stored raw; gives its codec.
+    fn compress(&self, frame: &mut FrameBuf, spare: &mut FrameBuf) -> Codec {
         let Layout { codec, level, .. } = self.layout;
         if codec == Codec::Identity {
-            return None;
+            return codec;
         }
-        let plain = gather(plain, plain_len);
-        let compressed = compress(codec, level, &plain);
-        let worthwhile = is_worthwhile(plain_len, compressed.len());
-        let pieces = match (codec, &self.key) {
-            _ if worthwhile => compressed,
-            (Codec::Gzip, _) => compressed,
-            (_, Some(_)) => return None,
-            (_, None) => zstd_store(&plain),
-        };
-        Some(Body { codec: codec as u8, pieces: vec![pieces.into()] })
+        spare.clear();
+        append_compressed(codec, level, frame, spare.memory_mut());
+        if codec == Codec::Zstd && !is_worthwhile(frame.len(), spare.len()) {
+            if self.key.is_some() {
+                return Codec::Identity;
+            }
+            spare.clear();
+            append_zstd_stored(frame, spare.memory_mut());
+        }
+        std::mem::swap(frame, spare);
+        codec
     }
 
     /// Ends the segment.
@@ -227,27 +229,6 @@ impl SegmentEncoder {
             .collect();
         seek_table::encode(&entries)
     }
-}
-
-struct Body {
-    codec: u8,
-    pieces: Vec<Bytes>,
-}
-
-fn unsealed_frame(pieces: Vec<Bytes>) -> StoredFrame {
-    let mut checksum = Xxh3::new();
-    pieces.iter().for_each(|piece| checksum.update(piece));
-    let stored_len = narrow(pieces.iter().map(Bytes::len).sum());
-    StoredFrame { pieces, entry: FrameEntry { stored_len, checksum: checksum.digest() } }
-}
-
-fn gather(pieces: &[Bytes], len: usize) -> Bytes {
-    if let [piece] = pieces {
-        return piece.clone();
-    }
-    let mut whole = Vec::with_capacity(len);
-    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-    whole.into()
 }
 
 fn narrow(len: usize) -> u32 {

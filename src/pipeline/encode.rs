@@ -3,22 +3,30 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::frames::FrameSource;
 use super::{BodyError, BodyStream};
 use crate::error::Error;
 use crate::format::digest::{Sha256Digest, Sha256Stream};
+use crate::format::frame::FrameBuf;
 use crate::format::index::FrameEntry;
 use crate::format::segment::{Position, SegmentEncoder, SegmentEnd, StoredFrame};
 
-/// Frames of one upload being encoded at once.
-const FRAMES_AHEAD: usize = 3;
+/// Plaintext of one job, if frames are shorter: a hop to another thread costs as much as hashing 30 KiB.
+const JOB_LEN: usize = 1 << 20;
+/// Jobs of one upload being done at once.
+const JOBS_AHEAD: usize = 2;
 /// Plaintext up to this long is encoded where it is: a hop to another thread costs more.
 const INLINE_LEN: usize = 32 << 10;
+/// What a frame of unknown length begins with.
+const FIRST_CAPACITY: usize = 64 << 10;
 
 /// Encodes one segment, frame by frame.
+///
+/// Plaintext is copied out of the body's pieces as they come, so that the connection reads into the same
+/// memory again; so are the frames, where their buffers are [given back](Self::give_back).
 ///
 /// # Cancel safety
 /// Dropped at any time; frames being encoded finish on the blocking pool and are thrown away.
@@ -26,17 +34,30 @@ pub struct Encoding {
     source: FrameSource<BodyStream>,
     encoder: Arc<SegmentEncoder>,
     hash: Hash,
-    ahead: VecDeque<JoinHandle<StoredFrame>>,
+    jobs: VecDeque<JoinHandle<Vec<StoredFrame>>>,
+    ready: VecDeque<StoredFrame>,
+    spare: Vec<FrameBuf>,
     entries: Vec<FrameEntry>,
     next_frame: u64,
     plain_len: u64,
+    expected_len: Option<u64>,
     limit: u64,
     is_last_taken: bool,
 }
 
+/// The running hash, or the promise of it by the job that has it.
 enum Hash {
     Idle(Box<Sha256Stream>),
-    Busy(JoinHandle<Box<Sha256Stream>>),
+    Busy(oneshot::Receiver<Box<Sha256Stream>>),
+}
+
+/// Plaintext frames to be hashed and encoded together.
+struct Job {
+    encoder: Arc<SegmentEncoder>,
+    first: u64,
+    frames: Vec<FrameBuf>,
+    /// That of the last of them.
+    position: Position,
 }
 
 /// What a finished encoding knows.
@@ -50,16 +71,24 @@ pub struct Encoded {
 }
 
 impl Encoding {
-    /// Begins a segment. More than `limit` plaintext bytes are refused.
-    pub fn new(source: FrameSource<BodyStream>, encoder: SegmentEncoder, limit: u64) -> Self {
+    /// Begins a segment. More than `limit` plaintext bytes are refused; `expected_len` is a hint about their number.
+    pub fn new(
+        source: FrameSource<BodyStream>,
+        encoder: SegmentEncoder,
+        expected_len: Option<u64>,
+        limit: u64,
+    ) -> Self {
         Self {
             source,
             encoder: Arc::new(encoder),
             hash: Hash::Idle(Box::default()),
-            ahead: VecDeque::new(),
+            jobs: VecDeque::new(),
+            ready: VecDeque::new(),
+            spare: Vec::new(),
             entries: Vec::new(),
             next_frame: 0,
             plain_len: 0,
+            expected_len,
             limit,
             is_last_taken: false,
         }
@@ -75,65 +104,101 @@ impl Encoding {
     /// # Errors
     /// The body's, among them [`BodyError::TooLarge`]; nothing more comes then.
     pub async fn next(&mut self) -> Result<Option<StoredFrame>, Error> {
-        while self.ahead.len() < FRAMES_AHEAD && !self.is_last_taken {
-            if let Some(frame) = self.begin_frame().await? {
-                return Ok(Some(self.note(frame)));
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                self.entries.push(frame.entry);
+                return Ok(Some(frame));
+            }
+            while self.jobs.len() < JOBS_AHEAD && !self.is_last_taken && self.ready.is_empty() {
+                self.begin_job().await?;
+            }
+            match self.jobs.pop_front() {
+                Some(job) => self.ready.extend(job.await.map_err(|error| Error::internal(ENCODE, error))?),
+                None if self.ready.is_empty() => return Ok(None),
+                None => {}
             }
         }
-        match self.ahead.pop_front() {
-            Some(frame) => {
-                let frame = frame.await.map_err(|error| Error::internal("encode the content", error))?;
-                Ok(Some(self.note(frame)))
-            }
-            None => Ok(None),
+    }
+
+    /// Takes a buffer back for another frame.
+    pub fn give_back(&mut self, frame: FrameBuf) {
+        if !self.is_last_taken {
+            self.spare.push(frame);
         }
     }
 
-    fn note(&mut self, frame: StoredFrame) -> StoredFrame {
-        self.entries.push(frame.entry);
-        frame
-    }
-
-    /// Takes one frame of plaintext; gives it encoded if that was quick.
-    async fn begin_frame(&mut self) -> Result<Option<StoredFrame>, Error> {
-        let frame_len = self.encoder.layout().frame_len as usize;
-        // One byte more tells whether this frame is the last.
-        let at_hand = self.source.fill(frame_len + 1).await.map_err(BodyError::into_error)?;
-        let position = if at_hand > frame_len { Position::Inner } else { Position::Last };
-        let plain = self.source.take(frame_len);
-        self.is_last_taken = position == Position::Last;
-        self.plain_len += plain.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        if self.plain_len > self.limit {
-            return Err(Error::too_large(self.limit));
+    /// Takes plaintext for one job and begins it, or does it at once where that is quick.
+    async fn begin_job(&mut self) -> Result<(), Error> {
+        let first = self.next_frame;
+        let (frames, position) = self.take_frames().await?;
+        self.next_frame += frames.len() as u64;
+        let job = Job { encoder: Arc::clone(&self.encoder), first, frames, position };
+        let mut hash = self.idle_hash().await?;
+        if self.jobs.is_empty() && job.frames.iter().map(|frame| frame.len()).sum::<usize>() <= INLINE_LEN {
+            job.hash(&mut hash);
+            self.hash = Hash::Idle(hash);
+            self.ready.extend(job.encode());
+            return Ok(());
         }
-        let (index, encoder) = (self.next_frame, Arc::clone(&self.encoder));
-        self.next_frame += 1;
-        self.hash(plain.clone()).await?;
-        if self.ahead.is_empty() && at_hand <= INLINE_LEN {
-            return Ok(Some(encoder.encode_frame(index, position, plain)));
-        }
-        self.ahead.push_back(tokio::task::spawn_blocking(move || encoder.encode_frame(index, position, plain)));
-        Ok(None)
-    }
-
-    async fn hash(&mut self, plain: Vec<Bytes>) -> Result<(), Error> {
-        let mut hasher = self.idle_hash().await?;
-        self.hash = if plain.iter().map(Bytes::len).sum::<usize>() <= INLINE_LEN {
-            hasher.update(&plain);
-            Hash::Idle(hasher)
-        } else {
-            Hash::Busy(tokio::task::spawn_blocking(move || {
-                hasher.update(&plain);
-                hasher
-            }))
-        };
+        let (hashed, promise) = oneshot::channel();
+        self.hash = Hash::Busy(promise);
+        self.jobs.push_back(tokio::task::spawn_blocking(move || {
+            job.hash(&mut hash);
+            // Nobody waits for it where the encoding was dropped.
+            let _ = hashed.send(hash);
+            job.encode()
+        }));
         Ok(())
+    }
+
+    /// The plaintext of one job, at least one frame.
+    async fn take_frames(&mut self) -> Result<(Vec<FrameBuf>, Position), Error> {
+        let frame_len = self.encoder.layout().frame_len as usize;
+        let most = (JOB_LEN / frame_len).max(1);
+        let mut frames = Vec::with_capacity(most);
+        loop {
+            frames.push(self.take_frame(frame_len).await?);
+            self.is_last_taken = !self.has_more().await?;
+            if self.is_last_taken {
+                return Ok((frames, Position::Last));
+            }
+            if frames.len() == most {
+                return Ok((frames, Position::Inner));
+            }
+        }
+    }
+
+    async fn take_frame(&mut self, frame_len: usize) -> Result<FrameBuf, Error> {
+        let mut frame = self.buffer(frame_len);
+        while frame.len() < frame_len && self.has_more().await? {
+            self.plain_len += self.source.take_into(&mut frame, frame_len) as u64;
+            if self.plain_len > self.limit {
+                return Err(Error::too_large(self.limit));
+            }
+        }
+        Ok(frame)
+    }
+
+    fn buffer(&mut self, frame_len: usize) -> FrameBuf {
+        if let Some(mut spare) = self.spare.pop() {
+            spare.clear();
+            return spare;
+        }
+        let expected = self.expected_len.map(|len| len.saturating_sub(self.plain_len));
+        let unknown = if self.next_frame == 0 { FIRST_CAPACITY } else { frame_len };
+        let capacity = expected.and_then(|len| usize::try_from(len).ok()).unwrap_or(unknown);
+        FrameBuf::with_capacity(capacity.min(frame_len))
+    }
+
+    /// Waits for another byte of the body or its end.
+    async fn has_more(&mut self) -> Result<bool, Error> {
+        Ok(self.source.fill(1).await.map_err(BodyError::into_error)? > 0)
     }
 
     async fn idle_hash(&mut self) -> Result<Box<Sha256Stream>, Error> {
         match std::mem::replace(&mut self.hash, Hash::Idle(Box::default())) {
-            Hash::Idle(hasher) => Ok(hasher),
-            Hash::Busy(hashing) => hashing.await.map_err(|error| Error::internal("hash the content", error)),
+            Hash::Idle(hash) => Ok(hash),
+            Hash::Busy(promise) => promise.await.map_err(|error| Error::internal("hash the content", error)),
         }
     }
 
@@ -147,3 +212,21 @@ impl Encoding {
         Ok(Encoded { end, plain_len: self.plain_len, sha256 })
     }
 }
+
+impl Job {
+    fn hash(&self, hash: &mut Sha256Stream) {
+        self.frames.iter().for_each(|frame| hash.update(frame));
+    }
+
+    fn encode(self) -> Vec<StoredFrame> {
+        let Self { encoder, first, frames, position } = self;
+        let (last, mut spare) = (frames.len() - 1, FrameBuf::with_capacity(0));
+        let encode = |(i, plain)| {
+            let position = if i == last { position } else { Position::Inner };
+            encoder.encode_frame(first + i as u64, position, plain, &mut spare)
+        };
+        frames.into_iter().enumerate().map(encode).collect()
+    }
+}
+
+const ENCODE: &str = "encode the content";

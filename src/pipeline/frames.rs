@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 
+use crate::format::frame::FrameBuf;
+
 /// Pieces shorter than this are gathered, so that a body sent byte by byte costs no more memory
 /// than its bytes.
 const SMALL_PIECE_LEN: usize = 8 << 10;
@@ -97,6 +99,15 @@ where
     /// Takes up to `len` of the bytes at hand.
     pub fn take(&mut self, len: usize) -> Vec<Bytes> {
         self.pieces.take(len)
+    }
+
+    /// Moves bytes at hand into a frame until that is `len` bytes long; gives how many.
+    pub fn take_into(&mut self, frame: &mut FrameBuf, len: usize) -> usize {
+        let before = frame.len();
+        for piece in self.take(len.saturating_sub(before)) {
+            frame.extend_from_slice(&piece);
+        }
+        frame.len() - before
     }
 
     /// A copy of the first bytes at hand, which stay.

@@ -11,10 +11,13 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::raw_batch_cursor::RawBatch;
 
 use super::{StoreError, StoreResult};
+use crate::format::frame::HEADROOM;
 
 /// Everything of a chunk document before its payload:
 /// `i32` document length, `_id`, `files_id`, `n`, and the head of `data`.
 const HEAD_LEN: usize = 4 + 17 + 22 + 7 + 11;
+/// A frame's memory becomes a chunk document without a copy.
+const _: () = assert!(HEAD_LEN == HEADROOM);
 /// The document's closing byte.
 const FOOT_LEN: usize = 1;
 
@@ -53,23 +56,39 @@ pub struct ChunkDocument {
 }
 
 impl ChunkDocument {
-    /// A chunk without payload; `capacity` payload bytes are expected.
+    /// Memory for a chunk of so many payload bytes.
+    pub fn memory(payload_len: usize) -> Vec<u8> {
+        Vec::with_capacity(HEAD_LEN + payload_len + FOOT_LEN)
+    }
+
+    /// A chunk without payload, in memory that may have held another.
     ///
     /// # Panics
     /// When `n` does not fit the format's `Int32`; the writer refuses such files before.
-    pub fn new(id: ObjectId, files_id: ObjectId, n: u32, capacity: usize) -> Self {
-        let mut bytes = Vec::with_capacity(HEAD_LEN + capacity + FOOT_LEN);
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(b"\x07_id\0");
-        bytes.extend_from_slice(&id.bytes());
-        bytes.extend_from_slice(b"\x07files_id\0");
-        bytes.extend_from_slice(&files_id.bytes());
-        bytes.extend_from_slice(b"\x10n\0");
-        bytes.extend_from_slice(&i32::try_from(n).expect("n is an Int32").to_le_bytes());
-        bytes.extend_from_slice(b"\x05data\0");
-        bytes.extend_from_slice(&[0, 0, 0, 0, BinarySubtype::Generic.into()]);
-        debug_assert_eq!(bytes.len(), HEAD_LEN);
-        Self { bytes }
+    pub fn new(mut memory: Vec<u8>, id: ObjectId, files_id: ObjectId, n: u32) -> Self {
+        memory.clear();
+        memory.resize(HEAD_LEN, 0);
+        Self::in_memory(memory, id, files_id, n)
+    }
+
+    /// A chunk whose payload lies in `memory` already, after as many bytes as stand before a payload.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new), and when `memory` is too short for these.
+    pub fn in_memory(mut memory: Vec<u8>, id: ObjectId, files_id: ObjectId, n: u32) -> Self {
+        let n = i32::try_from(n).expect("n is an Int32").to_le_bytes();
+        let parts: [&[u8]; 8] = [
+            &[0; 4],
+            b"\x07_id\0",
+            &id.bytes(),
+            b"\x07files_id\0",
+            &files_id.bytes(),
+            b"\x10n\0",
+            &n,
+            &[b"\x05data\0".as_slice(), &[0, 0, 0, 0, BinarySubtype::Generic.into()]].concat(),
+        ];
+        memory[..HEAD_LEN].copy_from_slice(&parts.concat());
+        Self { bytes: memory }
     }
 
     /// Payload bytes so far.
@@ -156,7 +175,7 @@ mod tests {
     #[test]
     fn a_chunk_built_in_place_is_the_document_the_specification_names() {
         let (id, files_id) = (AttemptPrefix([9; 8]).chunk_id(7), ObjectId::new());
-        let mut chunk = ChunkDocument::new(id, files_id, 7, 5);
+        let mut chunk = ChunkDocument::new(ChunkDocument::memory(5), id, files_id, 7);
         chunk.push(b"hel");
         chunk.push(b"lo");
         assert_eq!(chunk.payload_len(), 5);

@@ -88,7 +88,7 @@ const NOTHING: [i64; 4] = [0; 4];
 
 const UPLOADS: [Death; 9] = [
     Death("upload.reserved", Act::SlowUpload, Absent, [1, 1, 0, 0]),
-    Death("upload.batch", Act::SlowUpload, Absent, [1, 1, 0, 4]),
+    Death("upload.batch", Act::SlowUpload, Absent, [1, 1, 0, 2]),
     Death("upload.chunks", Act::LargeUpload, Absent, [1, 1, 0, 6]),
     Death("upload.files", Act::LargeUpload, Absent, [1, 1, 1, 6]),
     Death("commit.before", Act::SmallUpload, Absent, NOTHING),

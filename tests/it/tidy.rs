@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom, module by module; `cli`, `app` and `config` put things together.
-const ARROWS: [(&str, &[&str]); 23] = [
+const ARROWS: [(&str, &[&str]); 24] = [
     ("main", &["cli"]),
-    ("cli", &["app", "backup", "config", "error", "files", "jobs", "telemetry"]),
+    ("cli", &["allocator", "app", "backup", "config", "error", "files", "jobs", "telemetry"]),
     (
         "app",
         &[
@@ -41,6 +41,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ("pipeline", &["error", "format"]),
     ("store", &["clock", "content", "error", "failpoint", "format", "metrics", "random", "secret"]),
     ("format", &[]),
+    ("allocator", &[]),
     ("clock", &[]),
     ("error", &[]),
     ("failpoint", &[]),
@@ -54,7 +55,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 19] = [
+const CRATES: [(&str, &[&str]); 20] = [
     ("mongodb", &["store", "mongod"]),
     ("axum", &["http"]),
     ("tower_http", &["http"]),
@@ -74,6 +75,7 @@ const CRATES: [(&str, &[&str]); 19] = [
     ("hkdf", &["format"]),
     ("hmac", &["format"]),
     ("getrandom", &["random", "mongod"]),
+    ("libc", &["allocator"]),
 ];
 
 /// What `format` must not name: it is pure.

@@ -1,5 +1,7 @@
 //! Segments made and read again, frame by frame, and rows that lie.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::format::key::Key;
 use crate::format::seal::SegmentHeader;
@@ -23,17 +25,18 @@ fn round_trip(layout: Layout, is_sealed: bool, plain: &[u8]) {
         frames.push(&[]);
     }
     let last = frames.len() - 1;
+    let mut spare = FrameBuf::with_capacity(0);
     let stored: Vec<_> = frames
         .iter()
         .enumerate()
         .map(|(i, frame)| {
             let position = if i == last { Position::Last } else { Position::Inner };
-            encoder.encode_frame(i as u64, position, vec![Bytes::copy_from_slice(frame)])
+            encoder.encode_frame(i as u64, position, FrameBuf::from(*frame), &mut spare)
         })
         .collect();
     let entries: Vec<_> = stored.iter().map(|frame| frame.entry).collect();
     let end = encoder.finish(&entries, plain.len() as u64, Sha256Digest::of(plain));
-    let body: Vec<u8> = stored.iter().flat_map(|frame| frame.pieces.concat()).collect();
+    let body: Vec<u8> = stored.iter().flat_map(|frame| frame.bytes.to_vec()).collect();
     let whole = [encoder.head(), body, end.tail].concat();
     let facts = SegmentFacts {
         codec: layout.codec,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::made::sealed_frame;
 use crate::format::FormatError;
 use crate::format::compress::{compress, decompress};
 use crate::format::index::{self, FrameEntry, FrameIndex};
@@ -169,8 +170,8 @@ fn forged(codec: Codec, frame: &[u8], offset: u64, count: u32) -> Result<Segment
 #[test]
 fn a_frame_of_another_family_is_refused() {
     for (codec, foreign) in [(Codec::Gzip, Codec::Zstd), (Codec::Zstd, Codec::Gzip), (Codec::Identity, Codec::Gzip)] {
-        let body = Bytes::from(compress(foreign, 3, b"hello"));
-        let frame = Bytes::from(key(codec, 6).seal_frame(0, FrameKind::Final, foreign as u8, 5, &[body]));
+        let body = compress(foreign, 3, b"hello");
+        let frame = Bytes::from(sealed_frame(&key(codec, 6), 0, FrameKind::Final, foreign as u8, 5, &body));
         let decoder = forged(codec, &frame, 84, 1).expect("the trailer is right");
         assert_eq!(decoder.decode_frame(0, frame.clone()), Err(FormatError::Frame { index: 0 }), "{codec:?}");
         assert_eq!(decoder.encoded_frame(0, frame), Err(FormatError::Frame { index: 0 }), "{codec:?}");
@@ -179,7 +180,7 @@ fn a_frame_of_another_family_is_refused() {
 
 #[test]
 fn a_raw_frame_is_never_sent_as_gzip() {
-    let frame = Bytes::from(key(Codec::Gzip, 6).seal_frame(0, FrameKind::Final, 0, 5, &[Bytes::from_static(b"hello")]));
+    let frame = Bytes::from(sealed_frame(&key(Codec::Gzip, 6), 0, FrameKind::Final, 0, 5, b"hello"));
     let decoder = forged(Codec::Gzip, &frame, 84, 1).expect("the trailer is right");
     assert_eq!(decoder.decode_frame(0, frame.clone()), Ok(Bytes::from_static(b"hello")));
     assert_eq!(decoder.encoded_frame(0, frame), Err(FormatError::Frame { index: 0 }));

@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use crate::format::FormatError;
 use crate::format::digest::Sha256Digest;
+use crate::format::frame::FrameBuf;
 use crate::format::key::Key;
-use crate::format::seal::{SegmentHeader, SegmentKey};
+use crate::format::seal::{FrameKind, SegmentHeader, SegmentKey};
 use crate::format::segment::{Codec, Layout, Position, SegmentDecoder, SegmentEncoder, SegmentFacts};
 
 /// What a segment's row says.
@@ -108,9 +109,7 @@ impl Made {
         let last = pieces.len() - 1;
         let encode = |(i, piece): (usize, &&[u8])| {
             let position = if i == last { Position::Last } else { Position::Inner };
-            // In two pieces, as they come from a socket.
-            let (a, b) = piece.split_at(piece.len() / 3);
-            encoder.encode_frame(i as u64, position, vec![Bytes::copy_from_slice(a), Bytes::copy_from_slice(b)])
+            encoder.encode_frame(i as u64, position, FrameBuf::from(*piece), &mut FrameBuf::with_capacity(0))
         };
         let stored: Vec<_> = pieces.iter().enumerate().map(encode).collect();
         let entries: Vec<_> = stored.iter().map(|frame| frame.entry).collect();
@@ -126,7 +125,7 @@ impl Made {
                 sealing,
             },
             head: encoder.head(),
-            frames: stored.iter().map(|frame| frame.pieces.concat()).collect(),
+            frames: stored.iter().map(|frame| frame.bytes.to_vec()).collect(),
             tail: end.tail,
         };
         made.row.stored_len = made.stored().len() as u64;
@@ -136,4 +135,11 @@ impl Made {
     pub fn stored(&self) -> Vec<u8> {
         [self.head.clone(), self.frames.concat(), self.tail.clone()].concat()
     }
+}
+
+/// A frame sealed apart from its segment.
+pub fn sealed_frame(key: &SegmentKey, index: u64, kind: FrameKind, codec: u8, plain_len: u32, body: &[u8]) -> Vec<u8> {
+    let mut frame = FrameBuf::from(body);
+    key.seal_frame(index, kind, codec, plain_len, &mut frame);
+    frame.to_vec()
 }

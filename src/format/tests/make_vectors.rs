@@ -2,9 +2,7 @@
 //!
 //! A file that exists is left as it is, so a released vector cannot be edited here by mistake.
 
-use bytes::Bytes;
-
-use super::made::{Made, Row, Sealing};
+use super::made::{Made, Row, Sealing, sealed_frame};
 use super::to_hex;
 use super::vectors::folder;
 use crate::format::compress::compress;
@@ -176,11 +174,11 @@ fn bad_stored_bytes() {
     changed("inserted-frame", "Frame", "frame 1 is there twice", &|made| made.frames.insert(1, made.frames[1].clone()));
     changed("last-marked-inner", "Frame", "the last frame was sealed as an inner one", &|made| {
         let key = made.row.key().expect("sealed");
-        made.frames[2] = key.seal_frame(2, FrameKind::Data, 0, 8, &[Bytes::copy_from_slice(&plain[32..])]);
+        made.frames[2] = sealed_frame(&key, 2, FrameKind::Data, 0, 8, &plain[32..]);
     });
     changed("inner-marked-last", "Frame", "an inner frame was sealed as the last one", &|made| {
         let key = made.row.key().expect("sealed");
-        made.frames[1] = key.seal_frame(1, FrameKind::Final, 0, 16, &[Bytes::copy_from_slice(&plain[16..32])]);
+        made.frames[1] = sealed_frame(&key, 1, FrameKind::Final, 0, 16, &plain[16..32]);
     });
     changed("extended", "Trailer", "a byte follows the suffix", &|made| made.tail.push(0));
     changed("extended-with-its-row", "Frame", "a byte follows, and storedLen counts it", &|made| {
@@ -272,7 +270,7 @@ fn forgeries() {
     forged("offset-moved", "Frame", "frame 1 begins a byte late", &|made| trailer(made, 40, 3, &[84, 126, 166]));
     let frame = |made: &mut Made, codec: u8, len: u32, body: Vec<u8>| {
         let key = made.row.key().expect("sealed");
-        made.frames[1] = key.seal_frame(1, FrameKind::Data, codec, len, &[Bytes::from(body)]);
+        made.frames[1] = sealed_frame(&key, 1, FrameKind::Data, codec, len, &body);
         let second = 125 + made.frames[1].len() as u64;
         trailer(made, 40, 3, &[84, 125, second]);
     };

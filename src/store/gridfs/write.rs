@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::Collection;
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{RawDocumentBuf, doc};
 use mongodb::error::{ErrorKind, IndexedWriteError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::repeat;
 use crate::failpoint;
+use crate::format::frame::FrameBuf;
 use crate::store::chunks::{AttemptPrefix, ChunkDocument};
 use crate::store::limit::Within;
 use crate::store::schema::{BUDGET_UNIT_LEN, chunks_of};
@@ -20,7 +22,7 @@ use crate::store::segments::{LeaseKeeper, Pending, State};
 use crate::store::{DUPLICATE_KEY, Id, Store, StoreError, StoreResult};
 
 /// Chunk bytes of one insert when nobody else writes.
-const BATCH_LEN: usize = 8 << 20;
+const BATCH_LEN: usize = 4 << 20;
 /// Inserts of one writer under way at once: one loses a third of the speed, four gain nothing.
 const BATCHES_IN_FLIGHT: usize = 2;
 /// What the first chunk of a file of unknown length begins with.
@@ -37,7 +39,7 @@ pub struct ChunkWriter {
     store: Store,
     chunks: Collection<RawDocumentBuf>,
     budget: Arc<Semaphore>,
-    /// All permits of the budget: below half of it batches are sent as they are.
+    /// All permits of the budget.
     budget_len: usize,
     files_id: Id,
     prefix: AttemptPrefix,
@@ -48,7 +50,9 @@ pub struct ChunkWriter {
     stored_len: u64,
     open: Option<(ChunkDocument, OwnedSemaphorePermit)>,
     batch: Batch,
-    in_flight: JoinSet<StoreResult<()>>,
+    in_flight: JoinSet<StoreResult<Batch>>,
+    /// The memory of chunks that are stored, with its share of the budget, for the next ones.
+    spare: Vec<(RawDocumentBuf, OwnedSemaphorePermit)>,
     reservation: Reservation,
 }
 
@@ -83,6 +87,7 @@ impl ChunkWriter {
             open: None,
             batch: Batch::default(),
             in_flight: JoinSet::new(),
+            spare: Vec::new(),
             reservation: Reservation::Due(Box::new(pending)),
         }
     }
@@ -103,51 +108,99 @@ impl ChunkWriter {
     /// What an earlier insert ran into, or [`StoreError::Damaged`] past 2³¹ chunks.
     pub async fn push(&mut self, mut piece: &[u8]) -> StoreResult<()> {
         while !piece.is_empty() {
-            if self.open.is_none() {
-                self.open = Some(self.open_chunk().await?);
-            }
-            let Some((chunk, _)) = &mut self.open else { continue };
+            let (mut chunk, permit) = match self.open.take() {
+                Some(open) => open,
+                None => self.open_chunk().await?,
+            };
             let (now, later) = piece.split_at(piece.len().min(self.chunk_size - chunk.payload_len()));
             chunk.push(now);
             self.stored_len += now.len() as u64;
-            let is_full = chunk.payload_len() == self.chunk_size;
             piece = later;
+            let is_full = chunk.payload_len() == self.chunk_size;
+            self.open = Some((chunk, permit));
             if is_full {
-                self.close_chunk();
-                if self.batch.len >= BATCH_LEN || self.budget.available_permits() < self.budget_len / 2 {
-                    self.send_batch().await?;
-                }
+                self.close_chunk().await?;
             }
         }
         Ok(())
     }
 
-    async fn open_chunk(&mut self) -> StoreResult<(ChunkDocument, OwnedSemaphorePermit)> {
-        let remaining = self.expected.map(|expected| expected.saturating_sub(self.stored_len) as usize);
-        let unknown = if self.next_n == 0 { FIRST_CAPACITY } else { self.chunk_size };
-        let capacity = remaining.filter(|len| *len > 0).unwrap_or(unknown).min(self.chunk_size);
-        // A chunk of unknown length may grow to its full size.
-        let most = remaining.filter(|len| *len > 0).unwrap_or(self.chunk_size).min(self.chunk_size);
-        let units = u32::try_from(most.div_ceil(BUDGET_UNIT_LEN)).unwrap_or(u32::MAX);
-        let permit = match Arc::clone(&self.budget).try_acquire_many_owned(units) {
-            Ok(permit) => permit,
-            Err(_) => {
-                // A writer waits only while it holds nothing unsent, so the budget always frees up.
-                self.send_batch().await?;
-                let budget = Arc::clone(&self.budget);
-                let waiting = tokio::time::timeout(BUDGET_PATIENCE, budget.acquire_many_owned(units));
-                waiting.await.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Busy)?
+    /// Appends a frame, which becomes a chunk without a copy where it is as long as one; gives a buffer for another
+    /// frame where one is free.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub async fn push_frame(&mut self, frame: FrameBuf) -> StoreResult<Option<FrameBuf>> {
+        if self.open.is_some() || frame.len() != self.chunk_size {
+            self.push(&frame).await?;
+            return Ok(Some(frame));
+        }
+        let memory = match frame.into_memory() {
+            Ok(memory) => memory,
+            Err(frame) => {
+                self.push(&frame).await?;
+                return Ok(Some(frame));
             }
         };
-        if i32::try_from(self.next_n).is_err() {
-            return Err(StoreError::Damaged("GridFS numbers no more chunks".into()));
-        }
-        let chunk = ChunkDocument::new(self.prefix.chunk_id(self.next_n), self.files_id, self.next_n, capacity);
-        self.next_n += 1;
-        Ok((chunk, permit))
+        let (spare, permit) = self.memory(self.chunk_size).await?;
+        let (id, n) = self.next_chunk()?;
+        self.open = Some((ChunkDocument::in_memory(memory, id, self.files_id, n), permit));
+        self.stored_len += self.chunk_size as u64;
+        self.close_chunk().await?;
+        Ok(spare.map(FrameBuf::from_memory))
     }
 
-    fn close_chunk(&mut self) {
+    async fn open_chunk(&mut self) -> StoreResult<(ChunkDocument, OwnedSemaphorePermit)> {
+        let remaining = self.expected.map(|expected| expected.saturating_sub(self.stored_len) as usize);
+        let remaining = remaining.filter(|len| *len > 0).map(|len| len.min(self.chunk_size));
+        let unknown = if self.next_n == 0 { FIRST_CAPACITY } else { self.chunk_size };
+        // A chunk of unknown length may grow to its full size.
+        let (spare, permit) = self.memory(remaining.unwrap_or(self.chunk_size)).await?;
+        let memory = spare.unwrap_or_else(|| ChunkDocument::memory(remaining.unwrap_or(unknown).min(self.chunk_size)));
+        let (id, n) = self.next_chunk()?;
+        Ok((ChunkDocument::new(memory, id, self.files_id, n), permit))
+    }
+
+    fn next_chunk(&mut self) -> StoreResult<(ObjectId, u32)> {
+        let n = self.next_n;
+        if i32::try_from(n).is_err() {
+            return Err(StoreError::Damaged("GridFS numbers no more chunks".into()));
+        }
+        self.next_n += 1;
+        Ok((self.prefix.chunk_id(n), n))
+    }
+
+    /// A share of the budget for `len` bytes, with that of a stored chunk its memory too.
+    async fn memory(&mut self, len: usize) -> StoreResult<(Option<Vec<u8>>, OwnedSemaphorePermit)> {
+        if let Some((stored, permit)) = self.spare.pop() {
+            return Ok((Some(stored.into_bytes()), permit));
+        }
+        let units = u32::try_from(len.div_ceil(BUDGET_UNIT_LEN)).unwrap_or(u32::MAX);
+        if let Ok(permit) = Arc::clone(&self.budget).try_acquire_many_owned(units) {
+            return Ok((None, permit));
+        }
+        // A writer waits only while it holds nothing unsent and nothing unused, so the budget always frees up.
+        self.send_batch().await?;
+        while let Some(stored) = self.in_flight.try_join_next() {
+            self.note(stored)?;
+        }
+        if let Some((stored, permit)) = self.spare.pop() {
+            return Ok((Some(stored.into_bytes()), permit));
+        }
+        let budget = Arc::clone(&self.budget);
+        let waiting = tokio::time::timeout(BUDGET_PATIENCE, budget.acquire_many_owned(units));
+        let permit = waiting.await.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Busy)?;
+        Ok((None, permit))
+    }
+
+    /// Ends the open chunk; sends the batch where it is long enough.
+    async fn close_chunk(&mut self) -> StoreResult<()> {
+        self.collect_chunk();
+        let is_due = self.batch.len >= BATCH_LEN || is_tight(&self.budget, self.budget_len);
+        if is_due { self.send_batch().await } else { Ok(()) }
+    }
+
+    fn collect_chunk(&mut self) {
         if let Some((chunk, permit)) = self.open.take() {
             self.batch.len += chunk.payload_len();
             self.batch.documents.push(chunk.finish());
@@ -172,16 +225,26 @@ impl ChunkWriter {
             Reservation::Made(_) => {}
         }
         let (chunks, limit) = (self.chunks.clone(), self.store.limit);
-        self.in_flight.spawn(async move { insert_batch(&chunks, batch, limit).await });
+        let (budget, budget_len) = (Arc::clone(&self.budget), self.budget_len);
+        self.in_flight.spawn(async move {
+            insert_batch(&chunks, &batch, limit).await?;
+            // Whoever waits for memory must not wait for this writer's client.
+            Ok(if is_tight(&budget, budget_len) { Batch::default() } else { batch })
+        });
         Ok(())
     }
 
     async fn join_one(&mut self) -> StoreResult<()> {
         match self.in_flight.join_next().await {
-            Some(Ok(outcome)) => outcome,
-            Some(Err(panic)) => Err(StoreError::Damaged(format!("an insert task ended: {panic}"))),
+            Some(stored) => self.note(stored),
             None => Ok(()),
         }
+    }
+
+    fn note(&mut self, stored: Result<StoreResult<Batch>, JoinError>) -> StoreResult<()> {
+        let stored = stored.map_err(|panic| StoreError::Damaged(format!("an insert task ended: {panic}")))??;
+        self.spare.extend(stored.documents.into_iter().zip(stored.permits));
+        Ok(())
     }
 
     /// Waits for every insert under way; gives the first that failed.
@@ -202,7 +265,8 @@ impl ChunkWriter {
     /// # Errors
     /// What an insert ran into; the file then does not exist.
     pub async fn finish(mut self) -> StoreResult<WrittenChunks> {
-        self.close_chunk();
+        self.collect_chunk();
+        self.spare.clear();
         if matches!(self.reservation, Reservation::Due(..)) && self.batch.len <= SMALL_LEN {
             let Batch { documents, permits, .. } = self.batch;
             return Ok(WrittenChunks::Unsent { documents, permits });
@@ -251,10 +315,16 @@ pub enum WrittenChunks {
 }
 
 /// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
-async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: Batch, limit: Duration) -> StoreResult<()> {
+async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: &Batch, limit: Duration) -> StoreResult<()> {
     repeat("chunks", limit, || insert_once(chunks, &batch.documents)).await?;
     failpoint::hit("upload.batch");
     Ok(())
+}
+
+/// Whether less than half of the budget is left: from then on chunks are sent as they are and no writer keeps
+/// memory it does not fill, so that half of the budget is always in motion.
+fn is_tight(budget: &Semaphore, budget_len: usize) -> bool {
+    budget.available_permits() < budget_len / 2
 }
 
 async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {
