@@ -12,6 +12,7 @@ pub mod chunks;
 pub mod commit;
 pub mod damage;
 pub mod gridfs;
+mod group;
 pub mod guards;
 pub mod import;
 pub mod keys;
@@ -34,6 +35,7 @@ pub mod vitals;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 pub use mongodb::bson::RawDocumentBuf;
 pub use mongodb::bson::doc;
 pub use mongodb::bson::oid::ObjectId as Id;
@@ -45,7 +47,12 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
+use commit::Commit;
+use gridfs::read::SmallChunk;
+use group::Group;
 use limit::Within;
+use registry::{FileDoc, Sought};
+use segments::SegmentDoc;
 
 use crate::error::{Error, ErrorCode};
 use crate::metrics;
@@ -98,7 +105,7 @@ impl DatabaseSettings {
 }
 
 /// What a database operation ran into, as far as callers branch on it.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum StoreError {
     #[error("a document with the same unique key exists")]
@@ -166,6 +173,7 @@ impl StoreError {
             }
             // Done, but perhaps not by a majority.
             (_, ErrorKind::Write(mongodb::error::WriteFailure::WriteConcernError(_))) => Self::Unavailable(error),
+            (_, ErrorKind::InsertMany(many)) if many.write_concern_error.is_some() => Self::Unavailable(error),
             _ if error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
                 || error.contains_label(mongodb::error::TRANSIENT_TRANSACTION_ERROR) =>
             {
@@ -212,6 +220,9 @@ pub fn new_id() -> Id {
     Id::from_bytes(crate::random::bytes())
 }
 
+/// Documents looked up together.
+const LOOK_UPS: usize = 64;
+
 /// The result of a database operation.
 pub type StoreResult<T> = Result<T, StoreError>;
 
@@ -224,6 +235,10 @@ pub struct Store {
     query_timeout: Duration,
     upload_budget: Arc<Semaphore>,
     upload_budget_len: usize,
+    commits: Group<Commit, (Commit, StoreResult<()>)>,
+    files: Group<Sought, StoreResult<Option<FileDoc>>>,
+    segments: Group<Id, StoreResult<Vec<SegmentDoc>>>,
+    small_chunks: Group<SmallChunk, StoreResult<Bytes>>,
 }
 
 impl Store {
@@ -254,6 +269,10 @@ impl Store {
             query_timeout: Duration::from_millis(settings.query_timeout_ms),
             upload_budget: Arc::new(Semaphore::new(upload_budget_len)),
             upload_budget_len,
+            commits: commit::commits(),
+            files: Group::new(LOOK_UPS, |_| 1),
+            segments: Group::new(LOOK_UPS, |_| 1),
+            small_chunks: gridfs::read::small_chunks(),
         })
     }
 

@@ -67,7 +67,9 @@ impl Files {
             None => None,
         };
         for _ in 0..TRIES {
-            match self.store.commit(&commit).await {
+            let (tried, outcome) = self.store.commit(commit).await.map_err(|e| e.doing(PUBLISHING))?;
+            commit = tried;
+            match outcome {
                 Ok(()) => return Ok(Put { file: commit.entry.file, is_new: true }),
                 Err(StoreError::Taken) => {}
                 Err(error) => return self.after_refusal(principal, &commit.entry, error).await,

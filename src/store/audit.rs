@@ -46,9 +46,9 @@ impl Store {
 
     pub(super) async fn append_audit(
         &self,
-        entry: &AuditDoc,
+        entries: &[&AuditDoc],
         session: &mut ClientSession,
     ) -> mongodb::error::Result<()> {
-        self.collection::<AuditDoc>(AUDIT).insert_one(entry).session(session).await.map(drop)
+        self.collection::<AuditDoc>(AUDIT).insert_many(entries.iter().copied()).session(session).await.map(drop)
     }
 }

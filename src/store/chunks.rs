@@ -5,9 +5,9 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use mongodb::bson::RawDocumentBuf;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Bson, RawDocumentBuf};
 use mongodb::raw_batch_cursor::RawBatch;
 
 use super::{StoreError, StoreResult};
@@ -150,6 +150,32 @@ pub fn payloads(batch: RawBatch, wanted: Range<u32>, expected_len: impl Fn(u32) 
         next += 1;
     }
     if next == wanted.end { Ok(payloads) } else { Err(StoreError::Damaged(format!("chunk {next} is missing"))) }
+}
+
+/// A copy of the payload of a file's only chunk, which is among those of several files. A copy, so that a client
+/// that takes its time holds no other's bytes.
+///
+/// # Errors
+/// [`StoreError::Damaged`] when there is none, or another, or one of another length.
+pub fn only_payload(chunks: &[RawDocumentBuf], files_id: &Bson, len: u64) -> StoreResult<Bytes> {
+    let is_own = |chunk: &&RawDocumentBuf| {
+        let owner = chunk.get("files_id").ok().flatten().and_then(|id| Bson::try_from(id).ok());
+        owner.as_ref() == Some(files_id)
+    };
+    let mut own = chunks.iter().filter(is_own);
+    let (chunk, None) = (own.next(), own.next()) else {
+        return Err(StoreError::Damaged("a chunk follows the last".into()));
+    };
+    let chunk = chunk.ok_or_else(|| StoreError::Damaged("chunk 0 is missing".into()))?;
+    if chunk.get("n").ok().flatten().and_then(whole_number) != Some(0) {
+        return Err(StoreError::Damaged("chunk 0 is missing".into()));
+    }
+    let data = chunk.get_binary("data").map_err(|_| odd(0))?.bytes;
+    if data.len() as u64 == len {
+        Ok(Bytes::copy_from_slice(data))
+    } else {
+        Err(StoreError::Damaged(format!("chunk 0 holds {} bytes", data.len())))
+    }
 }
 
 fn odd(n: u32) -> StoreError {

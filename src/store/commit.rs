@@ -4,6 +4,8 @@
 //! the same transaction, a large one's are stored before it begins. [`attach`](Store::attach) names
 //! content that is there already.
 
+use std::collections::BTreeMap;
+
 use mongodb::ClientSession;
 use mongodb::bson::{Binary, DateTime, Document, RawDocumentBuf, doc};
 use serde::{Deserialize, Serialize};
@@ -12,6 +14,7 @@ use super::audit::AuditDoc;
 use super::blobs::BlobDoc;
 use super::gridfs::FilesDocument;
 use super::gridfs::write::WrittenChunks;
+use super::group::{self, Group};
 use super::limit::Within;
 use super::registry::FileDoc;
 use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of};
@@ -64,33 +67,69 @@ pub struct IdempotencyDoc {
 
 impl Store {
     /// Publishes an upload: segment, blob, registry document, audit entry and idempotency key
-    /// appear together or not at all.
+    /// appear together or not at all. Small files that come at the same time share a transaction; one that is
+    /// refused makes no other wait for long, and changes the outcome of none.
+    ///
+    /// Gives the commit back with its outcome.
     ///
     /// # Errors
-    /// [`StoreError::Duplicate`] when the idempotency key was used meanwhile; [`StoreError::Stale`]
-    /// when the pending rows were taken away (the writer slept past its lease);
-    /// [`StoreError::Taken`] when the scope has this content already.
+    /// The outcome: [`StoreError::Duplicate`] when the idempotency key was used meanwhile;
+    /// [`StoreError::Stale`] when the pending rows were taken away (the writer slept past its lease);
+    /// [`StoreError::Taken`] when the scope has this content already. Without the commit:
+    /// [`StoreError::Damaged`], when the task that did it panicked.
     ///
     /// # Cancel safety
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
-    pub async fn commit(&self, commit: &Commit) -> StoreResult<()> {
+    pub async fn commit(&self, commit: Commit) -> StoreResult<(Commit, StoreResult<()>)> {
         if let WrittenChunks::Stored { .. } = commit.chunks {
-            self.insert_files_document(&commit.files).await?;
+            if let Err(error) = self.insert_files_document(&commit.files).await {
+                return Ok((commit, Err(error)));
+            }
             failpoint::hit("upload.files");
         }
-        let files = commit.files.to_document()?;
+        if !matches!(commit.chunks, WrittenChunks::Unsent { .. }) {
+            let outcome = self.commit_together(std::slice::from_ref(&commit)).await;
+            return Ok((commit, outcome));
+        }
+        let store = self.clone();
+        let work = move |group| {
+            let store = store.clone();
+            async move { store.commit_group(group).await }
+        };
+        self.commits.join(commit, work).await.map_or_else(group::lost, Ok)
+    }
+
+    /// Commits small files together, or each for itself where one of them is refused.
+    async fn commit_group(&self, group: Vec<Commit>) -> Vec<(Commit, StoreResult<()>)> {
+        let outcome = self.commit_together(&group).await;
+        match &outcome {
+            Err(StoreError::Duplicate(_) | StoreError::Stale | StoreError::Taken) if group.len() > 1 => {
+                let alone = group.into_iter().map(async |commit| {
+                    let outcome = self.commit_together(std::slice::from_ref(&commit)).await;
+                    (commit, outcome)
+                });
+                futures::future::join_all(alone).await
+            }
+            _ => group.into_iter().map(|commit| (commit, outcome.clone())).collect(),
+        }
+    }
+
+    /// All of them in one transaction.
+    async fn commit_together(&self, commits: &[Commit]) -> StoreResult<()> {
+        let files = commits.iter().map(|commit| commit.files.to_document()).collect::<StoreResult<Vec<_>>>()?;
         failpoint::hit("commit.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
             let steps = async {
-                match &commit.chunks {
-                    WrittenChunks::Unsent { documents, .. } => {
-                        self.publish_small(commit, &files, documents, session).await
+                match commits {
+                    [commit] if matches!(commit.chunks, WrittenChunks::Stored { .. }) => {
+                        self.publish_stored(commit, &mut *session).await?;
                     }
-                    WrittenChunks::Adopted => self.publish_new(commit, session).await,
-                    WrittenChunks::Stored { .. } => self.publish_stored(commit, session).await,
+                    _ => self.publish_new(commits, &files, &mut *session).await?,
                 }
+                let entries: Vec<_> = commits.iter().map(|commit| &commit.entry).collect();
+                self.publish(&entries, session).await
             };
             let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
@@ -99,29 +138,33 @@ impl Store {
         }
     }
 
-    async fn publish_small(
+    /// Rows that no reservation made before; of small files, the chunks and files documents too.
+    async fn publish_new(
         &self,
-        commit: &Commit,
-        files: &Document,
-        chunks: &[RawDocumentBuf],
+        commits: &[Commit],
+        files: &[Document],
         session: &mut ClientSession,
     ) -> Result<(), StepError> {
-        self.publish_new(commit, &mut *session).await?;
-        let bucket = &commit.segment.bucket;
-        if !chunks.is_empty() {
-            let collection = self.collection::<RawDocumentBuf>(&chunks_of(bucket));
-            collection.insert_many(chunks).session(&mut *session).await?;
+        let blobs = commits.iter().map(|commit| &commit.blob);
+        self.collection::<BlobDoc>(BLOBS).insert_many(blobs).session(&mut *session).await.map_err(taken)?;
+        let segments = commits.iter().map(|commit| &commit.segment);
+        self.collection::<SegmentDoc>(SEGMENTS).insert_many(segments).session(&mut *session).await?;
+        let mut buckets = BTreeMap::<&str, (Vec<&RawDocumentBuf>, Vec<&Document>)>::new();
+        for (commit, file) in commits.iter().zip(files) {
+            if let WrittenChunks::Unsent { documents, .. } = &commit.chunks {
+                let (chunks, files) = buckets.entry(&commit.segment.bucket).or_default();
+                chunks.extend(documents);
+                files.push(file);
+            }
         }
-        self.documents(&files_of(bucket)).insert_one(files).session(session).await?;
+        for (bucket, (chunks, files)) in buckets {
+            if !chunks.is_empty() {
+                let collection = self.collection::<RawDocumentBuf>(&chunks_of(bucket));
+                collection.insert_many(chunks).session(&mut *session).await?;
+            }
+            self.documents(&files_of(bucket)).insert_many(files).session(&mut *session).await?;
+        }
         Ok(())
-    }
-
-    /// Rows that no reservation made before.
-    async fn publish_new(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
-        let blobs = self.collection::<BlobDoc>(BLOBS);
-        blobs.insert_one(&commit.blob).session(&mut *session).await.map_err(taken)?;
-        self.collection::<SegmentDoc>(SEGMENTS).insert_one(&commit.segment).session(&mut *session).await?;
-        self.publish(&commit.entry, session).await
     }
 
     async fn publish_stored(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
@@ -134,15 +177,19 @@ impl Store {
         if sealed.matched_count + live.matched_count != 2 {
             return Err(StepError::Final(StoreError::Stale));
         }
-        self.publish(&commit.entry, session).await
+        Ok(())
     }
 
-    async fn publish(&self, entry: &Entry, session: &mut ClientSession) -> Result<(), StepError> {
-        self.collection::<FileDoc>(REGISTRY).insert_one(&entry.file).session(&mut *session).await?;
-        self.append_audit(&entry.audit, session).await?;
-        self.append_usage(&entry.usage, session).await?;
-        if let Some(key) = &entry.idempotency {
-            self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(key).session(session).await?;
+    async fn publish(&self, entries: &[&Entry], session: &mut ClientSession) -> Result<(), StepError> {
+        let files = entries.iter().map(|entry| &entry.file);
+        self.collection::<FileDoc>(REGISTRY).insert_many(files).session(&mut *session).await?;
+        let audit: Vec<_> = entries.iter().map(|entry| &entry.audit).collect();
+        self.append_audit(&audit, session).await?;
+        let usage = UsageEntry::merged(entries.iter().map(|entry| &entry.usage));
+        self.append_usage(&usage, session).await?;
+        let keys: Vec<_> = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).collect();
+        if !keys.is_empty() {
+            self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_many(keys).session(session).await?;
         }
         Ok(())
     }
@@ -168,7 +215,7 @@ impl Store {
                 if attached.matched_count != 1 {
                     return Err(StepError::Final(StoreError::Stale));
                 }
-                self.publish(entry, session).await
+                self.publish(&[entry], session).await
             };
             let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
@@ -182,6 +229,17 @@ impl Store {
         let keys = self.collection::<IdempotencyDoc>(IDEMPOTENCY);
         Ok(keys.find_one(doc! { "_id": id }).within(self.limit).await?)
     }
+}
+
+/// Where small files meet: no more than 64 of them, nor more bytes than one batch of a large file has.
+pub(super) fn commits() -> Group<Commit, (Commit, StoreResult<()>)> {
+    const MOST: usize = 4 << 20;
+    Group::new(MOST, |commit| match &commit.chunks {
+        WrittenChunks::Unsent { documents, .. } => {
+            documents.iter().map(|chunk| chunk.as_bytes().len()).sum::<usize>().max(MOST / 64)
+        }
+        WrittenChunks::Adopted | WrittenChunks::Stored { .. } => MOST,
+    })
 }
 
 /// The only unique key of a blob that another writer can have taken is its content's.

@@ -40,7 +40,7 @@ impl Store {
                 let marked = self.documents(BLOBS).update_one(live, mark).session(&mut *session).await?;
                 if marked.modified_count == 1 {
                     for entry in audit {
-                        self.append_audit(entry, session).await?;
+                        self.append_audit(&[entry], session).await?;
                     }
                 }
                 Ok::<_, StepError>(marked.modified_count == 1)

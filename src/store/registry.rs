@@ -3,12 +3,15 @@
 
 pub mod list;
 
+use std::collections::BTreeSet;
+
 use futures::TryStreamExt;
 use mongodb::Cursor;
 use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, doc};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::audit::AuditDoc;
+use super::group;
 use super::limit::Within;
 use super::schema::REGISTRY;
 use super::transaction::{StepError, Transaction};
@@ -145,10 +148,32 @@ pub struct Accesses {
     pub last: DateTime,
 }
 
+/// A file as somebody asks for it.
+pub(super) struct Sought {
+    tenant: String,
+    file: Id,
+    now: DateTime,
+}
+
+impl Sought {
+    /// The file, if it is among documents that were found for several.
+    fn among(&self, found: &[RawDocumentBuf]) -> StoreResult<Option<FileDoc>> {
+        let is_it = |document: &&RawDocumentBuf| {
+            document.get_object_id("file").is_ok_and(|file| file == self.file)
+                && document.get_str("tenant").is_ok_and(|tenant| tenant == self.tenant)
+                && document.get_datetime("expireAt").map_or(true, |at| at > self.now)
+        };
+        let mut own = found.iter().filter(is_it);
+        let Some(document) = own.next() else { return Ok(None) };
+        let read = mongodb::bson::deserialize_from_slice(document.as_bytes());
+        read.map(Some).map_err(|error| StoreError::from(mongodb::error::Error::from(error)))
+    }
+}
+
 /// What every read of files is restricted to.
-fn visible(tenant: &str, now: DateTime) -> Document {
+fn visible(tenant: Document, now: DateTime) -> Document {
     doc! {
-        "tenant": { "$eq": tenant },
+        "tenant": tenant,
         "latest": true,
         "$and": [{ "$or": [{ "expireAt": { "$exists": false } }, { "expireAt": { "$gt": now } }] }],
     }
@@ -189,12 +214,33 @@ pub struct FileChange {
 }
 
 impl Store {
-    /// Finds the version a file's id means, unless it is expired.
+    /// Finds the version a file's id means, unless it is expired; together with others that are asked for now.
     pub async fn find_file(&self, tenant: &str, file: Id, now: DateTime) -> StoreResult<Option<FileDoc>> {
-        let mut filter = visible(tenant, now);
-        filter.insert("file", file);
-        let registry = self.collection::<FileDoc>(REGISTRY);
-        Ok(registry.find_one(filter).max_time(self.query_timeout).within(self.limit).await?)
+        let store = self.clone();
+        let find = move |group| {
+            let store = store.clone();
+            async move { store.find_group(group).await }
+        };
+        self.files.join(Sought { tenant: tenant.to_owned(), file, now }, find).await.unwrap_or_else(group::lost)
+    }
+
+    async fn find_group(&self, group: Vec<Sought>) -> Vec<StoreResult<Option<FileDoc>>> {
+        let found = match self.find_documents(&group).await {
+            Ok(found) => found,
+            Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
+        };
+        group.iter().map(|sought| sought.among(&found)).collect()
+    }
+
+    /// The documents of all files of a group, for whom of them it may be.
+    async fn find_documents(&self, group: &[Sought]) -> StoreResult<Vec<RawDocumentBuf>> {
+        let tenants: BTreeSet<_> = group.iter().map(|sought| sought.tenant.as_str()).collect();
+        let earliest = group.iter().map(|sought| sought.now).min().unwrap_or(DateTime::MIN);
+        let mut filter = visible(doc! { "$in": tenants.into_iter().collect::<Vec<_>>() }, earliest);
+        filter.insert("file", doc! { "$in": group.iter().map(|sought| sought.file).collect::<Vec<_>>() });
+        let registry = self.collection::<RawDocumentBuf>(REGISTRY);
+        let found = registry.find(filter).max_time(self.query_timeout).within(self.limit).await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     /// Whether there is no file at all.
@@ -226,7 +272,7 @@ impl Store {
                     .session(&mut *session)
                     .await?
                     .ok_or(StepError::Final(StoreError::Stale))?;
-                self.append_audit(audit, session).await?;
+                self.append_audit(&[audit], session).await?;
                 Ok(updated)
             };
             let outcome = steps.within(limit).await;
@@ -259,8 +305,8 @@ impl Store {
                 if removed.deleted_count == 0 {
                     return Err(StepError::Final(StoreError::Stale));
                 }
-                self.append_audit(audit, session).await?;
-                self.append_usage(&less, session).await
+                self.append_audit(&[audit], session).await?;
+                self.append_usage(std::slice::from_ref(&less), session).await
             };
             let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {

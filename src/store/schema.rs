@@ -121,7 +121,7 @@ fn indexes() -> Vec<Index> {
         // What cannot be read as "no legal hold" is held.
         Index {
             is_ttl: true,
-            partial: Some(doc! { "retention.legalHold": false }),
+            partial: Some(doc! { "retention.legalHold": false, "purgeAt": { "$exists": true } }),
             ..index(REGISTRY, doc! { "purgeAt": 1 })
         },
         index(SEGMENTS, doc! { "blob": 1, "off": 1 }),
@@ -130,15 +130,15 @@ fn indexes() -> Vec<Index> {
             partial: Some(doc! { "filesId": { "$exists": true } }),
             ..index(SEGMENTS, doc! { "bucket": 1, "filesId": 1 })
         },
-        index(SEGMENTS, doc! { "state": 1, "lease": 1 }),
+        Index { partial: Some(in_state(State::Pending)), ..index(SEGMENTS, doc! { "state": 1, "lease": 1 }) },
         Index {
             unique: true,
             partial: Some(doc! { "state": State::Live.name(), "sha256": { "$exists": true } }),
             ..index(BLOBS, doc! { "scope": 1, "sha256": 1 })
         },
         index(SEGMENTS, doc! { "enc.kid": 1, "_id": 1 }),
-        index(BLOBS, doc! { "state": 1, "lease": 1 }),
-        index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }),
+        Index { partial: Some(in_state(State::Pending)), ..index(BLOBS, doc! { "state": 1, "lease": 1 }) },
+        Index { partial: Some(in_state(State::Condemned)), ..index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }) },
         index(USAGE_ENTRIES, doc! { "tenant": 1 }),
         Index { partial: Some(doc! { "damagedAt": { "$type": "date" } }), ..index(BLOBS, doc! { "damagedAt": 1 }) },
         index(AUDIT, doc! { "tenant": 1, "at": -1 }),
@@ -147,6 +147,11 @@ fn indexes() -> Vec<Index> {
         Index { is_ttl: true, ..index(IDEMPOTENCY, doc! { "purgeAt": 1 }) },
         Index { is_ttl: true, ..index(GUARDS, doc! { "purgeAt": 1 }) },
     ]
+}
+
+/// Most content is live: what is looked for only on its way in or out costs a live document nothing.
+fn in_state(state: State) -> Document {
+    doc! { "state": state.name() }
 }
 
 fn model(keys: Document, options: IndexOptions) -> IndexModel {

@@ -99,6 +99,22 @@ impl UsageEntry {
         Self { id: new_id(), tenant: file.tenant.clone(), bytes: file.content.size, files: 1, hold }
     }
 
+    /// The same changes in as few entries as may be: those for which no room was reserved, in one a tenant.
+    pub(super) fn merged<'a>(entries: impl Iterator<Item = &'a Self>) -> Vec<Self> {
+        let mut merged: Vec<Self> = Vec::new();
+        for entry in entries {
+            let same = |other: &&mut Self| other.tenant == entry.tenant && other.hold.is_none() && entry.hold.is_none();
+            match merged.iter_mut().find(same) {
+                Some(other) => {
+                    other.bytes += entry.bytes;
+                    other.files += entry.files;
+                }
+                None => merged.push(entry.clone()),
+            }
+        }
+        merged
+    }
+
     /// A file went.
     pub fn removed(file: &FileDoc) -> Self {
         Self { id: new_id(), tenant: file.tenant.clone(), bytes: -file.content.size, files: -1, hold: None }
@@ -115,8 +131,12 @@ pub struct UsageSums {
 }
 
 impl Store {
-    pub(super) async fn append_usage(&self, entry: &UsageEntry, session: &mut ClientSession) -> Result<(), StepError> {
-        self.collection::<UsageEntry>(USAGE_ENTRIES).insert_one(entry).session(session).await?;
+    pub(super) async fn append_usage(
+        &self,
+        entries: &[UsageEntry],
+        session: &mut ClientSession,
+    ) -> Result<(), StepError> {
+        self.collection::<UsageEntry>(USAGE_ENTRIES).insert_many(entries).session(session).await?;
         Ok(())
     }
 
@@ -145,7 +165,7 @@ impl Store {
             let steps = async {
                 let usage = self.documents(USAGE);
                 usage.update_one(doc! { "_id": tenant }, change.clone()).upsert(true).session(&mut *session).await?;
-                Ok(self.append_audit(audit, session).await?)
+                Ok(self.append_audit(&[audit], session).await?)
             };
             let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {

@@ -23,6 +23,7 @@ mod first_way;
 mod forms;
 mod fsck;
 mod gridfs;
+mod groups;
 mod interop;
 mod listing;
 mod lives;

@@ -1,16 +1,18 @@
 //! Reading stored bytes by position: windows of chunks, each a single reply, ahead of the consumer.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::bson::{Bson, RawDocumentBuf, doc};
 
 use super::GridFile;
 use crate::metrics;
-use crate::store::chunks::payloads;
+use crate::store::chunks::{only_payload, payloads};
+use crate::store::group::{self, Group};
 use crate::store::limit::Within;
 use crate::store::schema::chunks_of;
 use crate::store::{Store, StoreError, StoreResult};
@@ -21,6 +23,32 @@ const WINDOW_LEN: u64 = 2 << 20;
 const WINDOW_CHUNKS: u64 = 4096;
 /// Windows read ahead of the consumer, the one being consumed not counted.
 const WINDOWS_AHEAD: usize = 1;
+
+/// A file's only chunk, if it is small enough to be read with those of other files.
+pub(in crate::store) struct SmallChunk {
+    bucket: String,
+    files_id: Bson,
+    len: u64,
+}
+
+/// Chunks up to this long are read together with others.
+const SMALL_CHUNK_LEN: u64 = 64 << 10;
+/// Bytes of small chunks read together.
+const GROUP_LEN: usize = 2 << 20;
+
+/// Where reads of small files meet.
+pub(in crate::store) fn small_chunks() -> Group<SmallChunk, StoreResult<Bytes>> {
+    // Even the smallest have documents around them, and who waits for them.
+    Group::new(GROUP_LEN, |small| (small.len as usize).max(GROUP_LEN / 64))
+}
+
+impl SmallChunk {
+    fn of(file: &GridFile, window: &Range<u64>) -> Option<Self> {
+        let is_small = *window == (0..1) && file.chunk_count().ok()? == 1 && file.stored_len <= SMALL_CHUNK_LEN;
+        let (bucket, files_id) = (file.bucket.clone(), file.files_id.clone());
+        is_small.then_some(Self { bucket, files_id, len: file.stored_len })
+    }
+}
 
 impl Store {
     /// Reads stored bytes of a file, in order, as slices of the server's replies.
@@ -64,7 +92,11 @@ impl Store {
     }
 
     async fn read_window(&self, file: &GridFile, window: Range<u64>, span: &Range<u64>) -> StoreResult<Vec<Bytes>> {
-        let payloads = match self.find_window(file, &window).await {
+        let first = match SmallChunk::of(file, &window) {
+            Some(small) => self.find_small_chunk(small).await.map(|payload| vec![payload]),
+            None => self.find_window(file, &window).await,
+        };
+        let payloads = match first {
             Err(StoreError::Damaged(what)) => {
                 tracing::warn!(what, bucket = file.bucket, "reading chunks a second time");
                 self.find_window(file, &window).await?
@@ -80,6 +112,45 @@ impl Store {
             payload.slice(from as usize..to as usize)
         };
         Ok(window.zip(payloads).map(trim).collect())
+    }
+
+    async fn find_small_chunk(&self, small: SmallChunk) -> StoreResult<Bytes> {
+        let store = self.clone();
+        let find = move |group| {
+            let store = store.clone();
+            async move { store.find_small_chunks(group).await }
+        };
+        self.small_chunks.join(small, find).await.unwrap_or_else(group::lost)
+    }
+
+    async fn find_small_chunks(&self, group: Vec<SmallChunk>) -> Vec<StoreResult<Bytes>> {
+        let mut buckets = BTreeMap::<&str, Vec<&Bson>>::new();
+        for small in &group {
+            buckets.entry(&small.bucket).or_default().push(&small.files_id);
+        }
+        let replies =
+            buckets.into_iter().map(async |(bucket, ids)| (bucket, self.find_first_chunks(bucket, ids).await));
+        let replies: BTreeMap<_, _> = futures::future::join_all(replies).await.into_iter().collect();
+        let payload = |small: &SmallChunk| match replies.get(small.bucket.as_str()) {
+            Some(Ok(chunks)) => only_payload(chunks, &small.files_id, small.len),
+            Some(Err(error)) => Err(error.clone()),
+            None => group::lost(),
+        };
+        group.iter().map(payload).collect()
+    }
+
+    /// The first chunks of files, and the second ones that none of them should have.
+    async fn find_first_chunks(&self, bucket: &str, ids: Vec<&Bson>) -> StoreResult<Vec<RawDocumentBuf>> {
+        let limit = i64::try_from(2 * ids.len()).unwrap_or(i64::MAX);
+        let found = self
+            .data
+            .collection::<RawDocumentBuf>(&chunks_of(bucket))
+            .find(doc! { "files_id": { "$in": ids }, "n": { "$gte": 0, "$lt": 2 } })
+            .projection(doc! { "_id": 0, "files_id": 1, "n": 1, "data": 1 })
+            .limit(-limit)
+            .within(self.limit)
+            .await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     async fn find_window(&self, file: &GridFile, window: &Range<u64>) -> StoreResult<Vec<Bytes>> {

@@ -267,7 +267,7 @@ impl ChunkWriter {
     pub async fn finish(mut self) -> StoreResult<WrittenChunks> {
         self.collect_chunk();
         self.spare.clear();
-        if matches!(self.reservation, Reservation::Due(..)) && self.batch.len <= SMALL_LEN {
+        if matches!(self.reservation, Reservation::Due(..)) && self.batch.len < SMALL_LEN {
             let Batch { documents, permits, .. } = self.batch;
             return Ok(WrittenChunks::Unsent { documents, permits });
         }
@@ -293,8 +293,8 @@ impl ChunkWriter {
     }
 }
 
-/// Files up to this many stored bytes are committed in one transaction, chunks included.
-pub const SMALL_LEN: usize = 1 << 20;
+/// Shorter files are committed in one transaction, chunks included.
+const SMALL_LEN: usize = 2 << 20;
 
 /// The chunks of a finished writer.
 pub enum WrittenChunks {

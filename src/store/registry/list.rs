@@ -69,7 +69,7 @@ pub struct FileFilter {
 
 impl FileFilter {
     fn to_document(&self, tenant: &str, now: DateTime) -> Document {
-        let mut filter = visible(tenant, now);
+        let mut filter = visible(doc! { "$eq": tenant }, now);
         let literals = [
             ("kind", &self.kind),
             ("contentType", &self.content_type),

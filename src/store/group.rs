@@ -1,0 +1,224 @@
+//! Work done together for requests that come at the same time: many small files cost the database little
+//! more than one. No timer: who comes alone is served at once and alone, who comes while all workers are
+//! busy is served with everybody else who waits by then. Does not know what the work is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::{StoreError, StoreResult};
+
+/// Groups under way at once: with two, one is being made up while the other waits for the journal.
+const WORKERS: usize = 2;
+
+/// Where requests meet.
+pub(super) struct Group<I, O>(Arc<Shared<I, O>>);
+
+impl<I, O> Clone for Group<I, O> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Shared<I, O> {
+    /// The most that a group weighs, if it is of more than one.
+    most: usize,
+    weigh: fn(&I) -> usize,
+    state: Mutex<State<I, O>>,
+}
+
+struct State<I, O> {
+    waiting: Vec<(I, oneshot::Sender<O>)>,
+    workers: usize,
+}
+
+/// What a member of a group gets whose work panicked.
+pub(super) fn lost<T>() -> StoreResult<T> {
+    Err(StoreError::Damaged("the task of a group panicked".into()))
+}
+
+/// A worker's place.
+struct Place<I, O> {
+    shared: Arc<Shared<I, O>>,
+    is_left: bool,
+}
+
+/// Items of one group with whom their outputs go to.
+type Taken<I, O> = (Vec<I>, Vec<oneshot::Sender<O>>);
+
+impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
+    /// Groups of members that together weigh no more than `most`.
+    pub fn new(most: usize, weigh: fn(&I) -> usize) -> Self {
+        Self(Arc::new(Shared { most, weigh, state: Mutex::new(State { waiting: Vec::new(), workers: 0 }) }))
+    }
+
+    /// What `work` makes of `item`, alone or with others; none if `work` panicked.
+    ///
+    /// `work` **MUST** give an output for every input, in the same order, and take a bounded time. Whose
+    /// `work` it is that does it is left to chance.
+    ///
+    /// # Cancel safety
+    /// Dropped, the item's work is done all the same.
+    pub async fn join<F>(&self, item: I, work: impl Fn(Vec<I>) -> F + Send + 'static) -> Option<O>
+    where
+        F: Future<Output = Vec<O>> + Send,
+    {
+        let (answer, answered) = oneshot::channel();
+        if let Some(mut place) = self.enter(item, answer) {
+            tokio::spawn(async move {
+                while let Some((items, answers)) = place.take() {
+                    for (output, answer) in work(items).await.into_iter().zip(answers) {
+                        // Who went away needs no answer.
+                        let _ = answer.send(output);
+                    }
+                }
+            });
+        }
+        answered.await.ok()
+    }
+
+    /// Lets an item wait; gives a worker's place where one is free.
+    fn enter(&self, item: I, answer: oneshot::Sender<O>) -> Option<Place<I, O>> {
+        let mut state = self.0.lock();
+        state.waiting.push((item, answer));
+        if state.workers == WORKERS {
+            return None;
+        }
+        state.workers += 1;
+        Some(Place { shared: Arc::clone(&self.0), is_left: false })
+    }
+}
+
+impl<I, O> Shared<I, O> {
+    fn lock(&self) -> MutexGuard<'_, State<I, O>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<I, O> Place<I, O> {
+    /// The first of those that wait, as many as a group may be of; where nobody waits, the place is left.
+    fn take(&mut self) -> Option<Taken<I, O>> {
+        let mut state = self.shared.lock();
+        if state.waiting.is_empty() {
+            // At once, so that whoever comes next finds the place free.
+            state.workers -= 1;
+            self.is_left = true;
+            return None;
+        }
+        let mut weight = 0_usize;
+        let fits = |(item, _): &&(I, _)| {
+            weight = weight.saturating_add((self.shared.weigh)(item));
+            weight <= self.shared.most
+        };
+        let len = state.waiting.iter().take_while(fits).count().max(1);
+        Some(state.waiting.drain(..len).unzip())
+    }
+}
+
+impl<I, O> Drop for Place<I, O> {
+    fn drop(&mut self) {
+        if !self.is_left {
+            let mut state = self.shared.lock();
+            state.workers -= 1;
+            if state.workers == 0 {
+                // The work panicked, and nobody else would serve them.
+                state.waiting.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Doubles numbers; tells the size of each group, and waits for a permit before it works.
+    async fn doubled(
+        group: &Group<usize, (usize, usize)>,
+        gate: &Arc<Semaphore>,
+        item: usize,
+    ) -> Option<(usize, usize)> {
+        let gate = Arc::clone(gate);
+        let work = move |items: Vec<usize>| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.expect("it is never closed").forget();
+                assert!(!items.contains(&usize::MAX), "planted");
+                items.iter().map(|item| (item * 2, items.len())).collect()
+            }
+        };
+        group.join(item, work).await
+    }
+
+    fn numbers() -> Group<usize, (usize, usize)> {
+        Group::new(8, |_| 1)
+    }
+
+    #[tokio::test]
+    async fn who_comes_alone_is_served_alone() {
+        let (group, gate) = (numbers(), Arc::new(Semaphore::new(100)));
+        for item in 0..3 {
+            assert_eq!(doubled(&group, &gate, item).await, Some((item * 2, 1)));
+        }
+        assert_eq!(group.0.lock().workers, 0);
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_served_together_each_with_its_own() {
+        let (group, gate) = (numbers(), Arc::new(Semaphore::new(0)));
+        let first = futures::future::join_all([0, 1].map(|item| doubled(&group, &gate, item)));
+        let later = async {
+            // One worker holds the first two at the gate, the other found nobody and left.
+            while !group.0.lock().waiting.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            futures::future::join_all((2..12).map(|item| doubled(&group, &gate, item))).await
+        };
+        let open = async {
+            while group.0.lock().waiting.len() < 10 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(100);
+        };
+        let (first, later, ()) = tokio::join!(first, later, open);
+        let answers: Vec<_> = first.into_iter().chain(later).map(|answer| answer.expect("nothing panicked")).collect();
+        assert!(answers.iter().enumerate().all(|(i, (double, _))| *double == 2 * i));
+        let sizes: Vec<_> = answers.iter().map(|(_, size)| *size).collect();
+        assert_eq!(sizes, [2, 2, 8, 8, 8, 8, 8, 8, 8, 8, 2, 2]);
+    }
+
+    #[tokio::test]
+    async fn an_item_that_weighs_more_than_a_group_may_goes_alone() {
+        let group = Group::new(8, |item: &usize| *item);
+        let gate = Arc::new(Semaphore::new(100));
+        let answers = futures::future::join_all([9, 100, 3, 4].map(|item| doubled(&group, &gate, item))).await;
+        assert_eq!(answers[..2], [Some((18, 1)), Some((200, 1))]);
+        assert_eq!(answers[2..], [Some((6, 2)), Some((8, 2))]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_takes_its_own_group_with_it_and_no_later_one() {
+        let (group, gate) = (numbers(), Arc::new(Semaphore::new(100)));
+        for _ in 0..2 * WORKERS {
+            assert_eq!(doubled(&group, &gate, usize::MAX).await, None);
+        }
+        let after = tokio::time::timeout(Duration::from_secs(5), doubled(&group, &gate, 1));
+        assert_eq!(after.await, Ok(Some((2, 1))));
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_is_served_all_the_same() {
+        let (group, gate) = (numbers(), Arc::new(Semaphore::new(0)));
+        let gone = tokio::time::timeout(Duration::from_millis(1), doubled(&group, &gate, 1)).await;
+        assert!(gone.is_err());
+        gate.add_permits(1);
+        while group.0.lock().workers > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gate.available_permits(), 0);
+    }
+}
