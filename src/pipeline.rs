@@ -6,8 +6,8 @@
 //!  download  stored bytes ─ frames ─ open ─ decompress ─ trim ─▶ ByteStream
 //! ```
 //!
-//! Frames are encoded and decoded on the blocking pool, a few at a time and in order, so memory is
-//! a small multiple of the frame length. Where stored bytes go to and come from, the stages do not
+//! Frames are encoded and decoded on the blocking pool, in jobs of a few frames that follow each other, so
+//! memory is a small multiple of a job's length. Where stored bytes go to and come from, the stages do not
 //! know.
 
 pub mod decode;
@@ -51,6 +51,20 @@ impl BodyError {
             }
             Self::Malformed(detail) => Error::bad_request("body", detail),
         }
+    }
+}
+
+/// Plaintext of one job, if frames are shorter: a hop to another thread costs as much as hashing 30 KiB.
+const JOB_LEN: u64 = 512 << 10;
+/// Bytes up to this many are encoded or decoded where they are: a hop costs more.
+const INLINE_LEN: usize = 32 << 10;
+
+/// How many frames make a job, and how many jobs of one stream are under way at once. With a frame longer than a
+/// job one is enough: the chunks before or behind it are under way too.
+fn jobs(frame_len: u64) -> (usize, usize) {
+    match usize::try_from(JOB_LEN / frame_len.max(1)) {
+        Ok(0) => (1, 1),
+        frames => (frames.unwrap_or(1), 2),
     }
 }
 

@@ -86,6 +86,11 @@ impl FrameIndex {
         self.offsets.len() - 1
     }
 
+    /// Plaintext bytes of every frame but the last.
+    pub fn frame_len(&self) -> u64 {
+        self.frame_len
+    }
+
     /// The frames that hold a plaintext range; none for an empty range.
     pub fn frames(&self, plain: &Range<u64>) -> Range<usize> {
         if plain.is_empty() {

@@ -7,16 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
-use super::ByteStream;
 use super::frames::FrameSource;
+use super::{ByteStream, INLINE_LEN, jobs};
 use crate::error::Error;
 use crate::format::FormatError;
 use crate::format::segment::SegmentDecoder;
-
-/// Frames of one download being decoded at once.
-const FRAMES_AHEAD: usize = 2;
-/// Stored frames up to this long are decoded where they are: a hop to another thread costs more.
-const INLINE_LEN: usize = 32 << 10;
 
 /// What is to come of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +30,16 @@ impl Wanted {
             Self::Encoded => 0..decoder.index().count(),
         }
     }
+
+    /// What is wanted of one frame.
+    fn decode(&self, decoder: &SegmentDecoder, frame: usize, stored: Bytes) -> Result<Bytes, FormatError> {
+        let Self::Plain(range) = self else { return decoder.encoded_frame(frame, stored) };
+        let span = decoder.index().plain(frame);
+        let plain = decoder.decode_frame(frame, stored)?;
+        let from = range.start.saturating_sub(span.start) as usize;
+        let to = (range.end.min(span.end) - span.start) as usize;
+        Ok(plain.slice(from..to))
+    }
 }
 
 /// Decodes neighbouring frames; `stored` gives exactly their stored span.
@@ -48,47 +53,53 @@ pub fn decode(
     stored: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
 ) -> ByteStream {
     let frames = wanted.frames(&decoder);
+    let (most, jobs) = jobs(decoder.index().frame_len());
     let cutter = Arc::clone(&decoder);
     let cut = stream::try_unfold((FrameSource::new(Box::pin(stored)), frames), move |(mut source, mut frames)| {
         let decoder = Arc::clone(&cutter);
         async move {
-            let Some(frame) = frames.next() else { return Ok::<_, Error>(None) };
-            let span = decoder.index().stored(frame);
-            let len = usize::try_from(span.end - span.start).map_err(|error| Error::damaged("read a frame", error))?;
-            source.fill(len).await?;
-            let pieces = source.take(len);
-            let stored = if let [piece] = pieces.as_slice() { piece.clone() } else { pieces.concat().into() };
-            Ok(Some(((frame, stored), (source, frames))))
+            let mut job = Vec::with_capacity(most);
+            for frame in frames.by_ref().take(most) {
+                let span = decoder.index().stored(frame);
+                let len = usize::try_from(span.end - span.start).map_err(|error| Error::damaged(DECODE, error))?;
+                source.fill(len).await?;
+                let pieces = source.take(len);
+                let stored = if let [piece] = pieces.as_slice() { piece.clone() } else { pieces.concat().into() };
+                job.push((frame, stored));
+            }
+            Ok::<_, Error>((!job.is_empty()).then_some((job, (source, frames))))
         }
     });
-    cut.map_ok(move |(frame, stored)| decode_frame(Arc::clone(&decoder), frame, stored, wanted.clone()))
-        .try_buffered(FRAMES_AHEAD)
+    cut.map_ok(move |job| decode_job(Arc::clone(&decoder), job, wanted.clone()))
+        .try_buffered(jobs)
+        .map_ok(stream::iter)
+        .try_flatten()
         .boxed()
 }
 
-async fn decode_frame(
+/// Decodes frames that follow each other, up to the first that does not verify.
+async fn decode_job(
     decoder: Arc<SegmentDecoder>,
-    frame: usize,
-    stored: Bytes,
+    job: Vec<(usize, Bytes)>,
     wanted: Wanted,
-) -> Result<Bytes, Error> {
-    let is_small = stored.len() <= INLINE_LEN;
-    let work = move || -> Result<Bytes, FormatError> {
-        match wanted {
-            Wanted::Plain(range) => {
-                let span = decoder.index().plain(frame);
-                let plain = decoder.decode_frame(frame, stored)?;
-                let from = range.start.saturating_sub(span.start) as usize;
-                let to = (range.end.min(span.end) - span.start) as usize;
-                Ok(plain.slice(from..to))
+) -> Result<Vec<Result<Bytes, Error>>, Error> {
+    let is_small = job.iter().map(|(_, stored)| stored.len()).sum::<usize>() <= INLINE_LEN;
+    let work = move || {
+        let mut frames = Vec::with_capacity(job.len());
+        for (frame, stored) in job {
+            let decoded = wanted.decode(&decoder, frame, stored);
+            let is_sound = decoded.is_ok();
+            frames.push(decoded.map_err(|error| Error::damaged(DECODE, error)));
+            if !is_sound {
+                break;
             }
-            Wanted::Encoded => decoder.encoded_frame(frame, stored),
         }
+        frames
     };
-    let decoded = if is_small {
-        work()
-    } else {
-        tokio::task::spawn_blocking(work).await.map_err(|error| Error::internal("decode a frame", error))?
-    };
-    decoded.map_err(|error| Error::damaged("decode a frame", error))
+    if is_small {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::internal(DECODE, error))
 }
+
+const DECODE: &str = "decode a frame";

@@ -7,19 +7,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::frames::FrameSource;
-use super::{BodyError, BodyStream};
+use super::{BodyError, BodyStream, INLINE_LEN, jobs};
 use crate::error::Error;
 use crate::format::digest::{Sha256Digest, Sha256Stream};
 use crate::format::frame::FrameBuf;
 use crate::format::index::FrameEntry;
 use crate::format::segment::{Position, SegmentEncoder, SegmentEnd, StoredFrame};
 
-/// Plaintext of one job, if frames are shorter: a hop to another thread costs as much as hashing 30 KiB.
-const JOB_LEN: usize = 1 << 20;
-/// Jobs of one upload being done at once.
-const JOBS_AHEAD: usize = 2;
-/// Plaintext up to this long is encoded where it is: a hop to another thread costs more.
-const INLINE_LEN: usize = 32 << 10;
 /// What a frame of unknown length begins with.
 const FIRST_CAPACITY: usize = 64 << 10;
 
@@ -43,6 +37,8 @@ pub struct Encoding {
     expected_len: Option<u64>,
     limit: u64,
     is_last_taken: bool,
+    frames_a_job: usize,
+    most_jobs: usize,
 }
 
 /// The running hash, or the promise of it by the job that has it.
@@ -78,6 +74,7 @@ impl Encoding {
         expected_len: Option<u64>,
         limit: u64,
     ) -> Self {
+        let (frames_a_job, most_jobs) = jobs(encoder.layout().frame_len.into());
         Self {
             source,
             encoder: Arc::new(encoder),
@@ -91,6 +88,8 @@ impl Encoding {
             expected_len,
             limit,
             is_last_taken: false,
+            frames_a_job,
+            most_jobs,
         }
     }
 
@@ -109,7 +108,7 @@ impl Encoding {
                 self.entries.push(frame.entry);
                 return Ok(Some(frame));
             }
-            while self.jobs.len() < JOBS_AHEAD && !self.is_last_taken && self.ready.is_empty() {
+            while self.jobs.len() < self.most_jobs && !self.is_last_taken && self.ready.is_empty() {
                 self.begin_job().await?;
             }
             match self.jobs.pop_front() {
@@ -154,15 +153,14 @@ impl Encoding {
     /// The plaintext of one job, at least one frame.
     async fn take_frames(&mut self) -> Result<(Vec<FrameBuf>, Position), Error> {
         let frame_len = self.encoder.layout().frame_len as usize;
-        let most = (JOB_LEN / frame_len).max(1);
-        let mut frames = Vec::with_capacity(most);
+        let mut frames = Vec::with_capacity(self.frames_a_job);
         loop {
             frames.push(self.take_frame(frame_len).await?);
             self.is_last_taken = !self.has_more().await?;
             if self.is_last_taken {
                 return Ok((frames, Position::Last));
             }
-            if frames.len() == most {
+            if frames.len() == self.frames_a_job {
                 return Ok((frames, Position::Inner));
             }
         }

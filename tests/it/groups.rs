@@ -52,7 +52,7 @@ async fn uploads_that_are_refused_take_no_others_with_them() {
     let upload = async |i: usize| {
         let body = if i % 3 == 1 { bodies[1].clone() } else { bodies[i].clone() };
         let mut request = app.request("POST", "/v1/files?name=a").header("content-type", TYPE).body(body.clone());
-        if i % 3 == 0 {
+        if i.is_multiple_of(3) {
             request = request.header("idempotency-key", "only-one");
         }
         (i, body, send(request).await)
@@ -83,7 +83,8 @@ async fn readers_at_once_see_only_what_is_theirs() {
     assert_eq!(gone.status, 204);
     let read = async |i: usize| {
         let path = content_path(&files[i / 2]);
-        let request = if i % 2 == 0 { app.get(&path) } else { app.anonymous("GET", &path).bearer_auth(&other) };
+        let request =
+            if i.is_multiple_of(2) { app.get(&path) } else { app.anonymous("GET", &path).bearer_auth(&other) };
         (i, send(request).await)
     };
     for (i, reply) in join_all((0..2 * CROWD).map(read)).await {
