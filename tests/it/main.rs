@@ -21,6 +21,7 @@ mod failover;
 mod files;
 mod first_way;
 mod forms;
+mod fresh_pages;
 mod fsck;
 mod gridfs;
 mod groups;

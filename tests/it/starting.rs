@@ -43,6 +43,10 @@ impl Gateway {
         Self::run(&mut command, &folder.with_extension(run)).await
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Runs a command that serves and waits until it is ready; what it prints goes beside `log`.
     pub async fn run(command: &mut Command, log: &Path) -> Self {
         let mut gateway = Self::begin(command, log);
