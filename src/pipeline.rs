@@ -59,13 +59,11 @@ const JOB_LEN: u64 = 512 << 10;
 /// Bytes up to this many are encoded or decoded where they are: a hop costs more.
 const INLINE_LEN: usize = 32 << 10;
 
-/// How many frames make a job, and how many jobs of one stream are under way at once. With a frame longer than a
-/// job one is enough: the chunks before or behind it are under way too.
+/// How many frames make a job, and how many jobs of one stream are under way at once. With frames as long as large
+/// chunks one is enough: the chunks before or behind it are under way too.
 fn jobs(frame_len: u64) -> (usize, usize) {
-    match usize::try_from(JOB_LEN / frame_len.max(1)) {
-        Ok(0) => (1, 1),
-        frames => (frames.unwrap_or(1), 2),
-    }
+    let frames = usize::try_from(JOB_LEN / frame_len.max(1)).unwrap_or(1).max(1);
+    (frames, if frame_len > 2 * JOB_LEN { 1 } else { 2 })
 }
 
 /// Plaintext on its way in.

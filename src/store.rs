@@ -122,6 +122,8 @@ pub enum StoreError {
     Timeout(#[source] mongodb::error::Error),
     #[error("the database has no disk space left")]
     NoSpace(#[source] mongodb::error::Error),
+    #[error("the task that did it for several at once panicked")]
+    Lost,
     #[error("stored documents contradict each other: {0}")]
     Damaged(String),
     #[error("the deployment cannot hold the store: {0}")]
@@ -204,14 +206,14 @@ impl StoreError {
             Self::Timeout(_) => ErrorCode::Timeout,
             Self::NoSpace(_) => ErrorCode::InsufficientStorage,
             Self::Damaged(_) => return Error::damaged(doing, self),
-            Self::Duplicate(_) | Self::Unfit(_) | Self::Other(_) => ErrorCode::Internal,
+            Self::Duplicate(_) | Self::Lost | Self::Unfit(_) | Self::Other(_) => ErrorCode::Internal,
         };
         Error::new(code, format!("Could not {doing}.")).because(self)
     }
 
     /// Whether the same operation may succeed in a moment.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Timeout(_))
+        matches!(self, Self::Unavailable(_) | Self::Timeout(_) | Self::Lost)
     }
 }
 
@@ -270,8 +272,8 @@ impl Store {
             upload_budget: Arc::new(Semaphore::new(upload_budget_len)),
             upload_budget_len,
             commits: commit::commits(),
-            files: Group::new(LOOK_UPS, |_| 1),
-            segments: Group::new(LOOK_UPS, |_| 1),
+            files: Group::of_reads(LOOK_UPS, |_| 1),
+            segments: Group::of_reads(LOOK_UPS, |_| 1),
             small_chunks: gridfs::read::small_chunks(),
         })
     }

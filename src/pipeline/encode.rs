@@ -183,7 +183,7 @@ impl Encoding {
             return spare;
         }
         let expected = self.expected_len.map(|len| len.saturating_sub(self.plain_len));
-        let unknown = if self.next_frame == 0 { FIRST_CAPACITY } else { frame_len };
+        let unknown = if self.plain_len == 0 { FIRST_CAPACITY } else { frame_len };
         let capacity = expected.and_then(|len| usize::try_from(len).ok()).unwrap_or(unknown);
         FrameBuf::with_capacity(capacity.min(frame_len))
     }

@@ -21,7 +21,7 @@ use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of}
 use super::segments::{SegmentDoc, State};
 use super::transaction::{StepError, Transaction};
 use super::usage::UsageEntry;
-use super::{Id, Store, StoreError, StoreResult};
+use super::{Id, Store, StoreError, StoreResult, server_code};
 use crate::failpoint;
 
 /// What one upload made, ready to be published.
@@ -99,11 +99,11 @@ impl Store {
         self.commits.join(commit, work).await.map_or_else(group::lost, Ok)
     }
 
-    /// Commits small files together, or each for itself where one of them is refused.
+    /// Commits small files together, or each for itself where the server refused one of them.
     async fn commit_group(&self, group: Vec<Commit>) -> Vec<(Commit, StoreResult<()>)> {
         let outcome = self.commit_together(&group).await;
         match &outcome {
-            Err(StoreError::Duplicate(_) | StoreError::Stale | StoreError::Taken) if group.len() > 1 => {
+            Err(StoreError::Stale) if group.len() > 1 => {
                 let alone = group.into_iter().map(async |commit| {
                     let outcome = self.commit_together(std::slice::from_ref(&commit)).await;
                     (commit, outcome)
@@ -115,6 +115,10 @@ impl Store {
     }
 
     /// All of them in one transaction.
+    ///
+    /// # Errors
+    /// Of several: [`StoreError::Stale`] where the server refused a document of one of them, for whatever reason: all
+    /// are aborted, and which it was they find out alone.
     async fn commit_together(&self, commits: &[Commit]) -> StoreResult<()> {
         let files = commits.iter().map(|commit| commit.files.to_document()).collect::<StoreResult<Vec<_>>>()?;
         failpoint::hit("commit.before");
@@ -131,7 +135,13 @@ impl Store {
                 let entries: Vec<_> = commits.iter().map(|commit| &commit.entry).collect();
                 self.publish(&entries, session).await
             };
-            let outcome = steps.within(limit).await;
+            let outcome = match steps.within(limit).await {
+                Err(StepError::Driver(error)) if commits.len() > 1 && server_code(&error).is_some() => {
+                    Err(StepError::Final(StoreError::Stale))
+                }
+                Err(StepError::Final(_)) if commits.len() > 1 => Err(StepError::Final(StoreError::Stale)),
+                outcome => outcome,
+            };
             if transaction.conclude(outcome).await?.is_some() {
                 return Ok(());
             }
@@ -231,10 +241,10 @@ impl Store {
     }
 }
 
-/// Where small files meet: no more than 64 of them, nor more bytes than one batch of a large file has.
+/// Where small files meet: no more than 64 of them, nor more chunk bytes than one batch of a large file has.
 pub(super) fn commits() -> Group<Commit, (Commit, StoreResult<()>)> {
     const MOST: usize = 4 << 20;
-    Group::new(MOST, |commit| match &commit.chunks {
+    Group::of_writes(MOST, |commit| match &commit.chunks {
         WrittenChunks::Unsent { documents, .. } => {
             documents.iter().map(|chunk| chunk.as_bytes().len()).sum::<usize>().max(MOST / 64)
         }

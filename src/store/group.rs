@@ -2,8 +2,10 @@
 //! more than one. No timer: who comes alone is served at once and alone, who comes while all workers are
 //! busy is served with everybody else who waits by then. Does not know what the work is.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
 use tokio::sync::oneshot;
 
 use super::{StoreError, StoreResult};
@@ -24,6 +26,8 @@ struct Shared<I, O> {
     /// The most that a group weighs, if it is of more than one.
     most: usize,
     weigh: fn(&I) -> usize,
+    /// Whether who went away is served all the same.
+    serves_absent: bool,
     state: Mutex<State<I, O>>,
 }
 
@@ -34,7 +38,7 @@ struct State<I, O> {
 
 /// What a member of a group gets whose work panicked.
 pub(super) fn lost<T>() -> StoreResult<T> {
-    Err(StoreError::Damaged("the task of a group panicked".into()))
+    Err(StoreError::Lost)
 }
 
 /// A worker's place.
@@ -47,18 +51,28 @@ struct Place<I, O> {
 type Taken<I, O> = (Vec<I>, Vec<oneshot::Sender<O>>);
 
 impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
-    /// Groups of members that together weigh no more than `most`.
-    pub fn new(most: usize, weigh: fn(&I) -> usize) -> Self {
-        Self(Arc::new(Shared { most, weigh, state: Mutex::new(State { waiting: Vec::new(), workers: 0 }) }))
+    /// Groups of members that together weigh no more than `most`. Whoever came is served, whether they wait or not.
+    pub fn of_writes(most: usize, weigh: fn(&I) -> usize) -> Self {
+        Self::new(most, weigh, true)
     }
 
-    /// What `work` makes of `item`, alone or with others; none if `work` panicked.
+    /// The same for what is of use only to those who still wait.
+    pub fn of_reads(most: usize, weigh: fn(&I) -> usize) -> Self {
+        Self::new(most, weigh, false)
+    }
+
+    fn new(most: usize, weigh: fn(&I) -> usize, serves_absent: bool) -> Self {
+        let state = Mutex::new(State { waiting: Vec::new(), workers: 0 });
+        Self(Arc::new(Shared { most, weigh, serves_absent, state }))
+    }
+
+    /// What `work` makes of `item`, alone or with others; none if `work` panicked over this group.
     ///
     /// `work` **MUST** give an output for every input, in the same order, and take a bounded time. Whose
     /// `work` it is that does it is left to chance.
     ///
     /// # Cancel safety
-    /// Dropped, the item's work is done all the same.
+    /// Dropped, the item's work is done all the same where it is a write; where it is a read, if it has begun.
     pub async fn join<F>(&self, item: I, work: impl Fn(Vec<I>) -> F + Send + 'static) -> Option<O>
     where
         F: Future<Output = Vec<O>> + Send,
@@ -67,7 +81,9 @@ impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
         if let Some(mut place) = self.enter(item, answer) {
             tokio::spawn(async move {
                 while let Some((items, answers)) = place.take() {
-                    for (output, answer) in work(items).await.into_iter().zip(answers) {
+                    // Without an output their answers are dropped, and the next group is served.
+                    let done = AssertUnwindSafe(work(items)).catch_unwind().await;
+                    for (output, answer) in done.unwrap_or_default().into_iter().zip(answers) {
                         // Who went away needs no answer.
                         let _ = answer.send(output);
                     }
@@ -99,6 +115,9 @@ impl<I, O> Place<I, O> {
     /// The first of those that wait, as many as a group may be of; where nobody waits, the place is left.
     fn take(&mut self) -> Option<Taken<I, O>> {
         let mut state = self.shared.lock();
+        if !self.shared.serves_absent {
+            state.waiting.retain(|(_, answer)| !answer.is_closed());
+        }
         if state.waiting.is_empty() {
             // At once, so that whoever comes next finds the place free.
             state.workers -= 1;
@@ -121,7 +140,7 @@ impl<I, O> Drop for Place<I, O> {
             let mut state = self.shared.lock();
             state.workers -= 1;
             if state.workers == 0 {
-                // The work panicked, and nobody else would serve them.
+                // The runtime ends, and nobody else would serve them.
                 state.waiting.clear();
             }
         }
@@ -155,7 +174,7 @@ mod tests {
     }
 
     fn numbers() -> Group<usize, (usize, usize)> {
-        Group::new(8, |_| 1)
+        Group::of_writes(8, |_| 1)
     }
 
     #[tokio::test]
@@ -193,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_item_that_weighs_more_than_a_group_may_goes_alone() {
-        let group = Group::new(8, |item: &usize| *item);
+        let group = Group::of_writes(8, |item: &usize| *item);
         let gate = Arc::new(Semaphore::new(100));
         let answers = futures::future::join_all([9, 100, 3, 4].map(|item| doubled(&group, &gate, item))).await;
         assert_eq!(answers[..2], [Some((18, 1)), Some((200, 1))]);
@@ -202,12 +221,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_takes_its_own_group_with_it_and_no_later_one() {
-        let (group, gate) = (numbers(), Arc::new(Semaphore::new(100)));
-        for _ in 0..2 * WORKERS {
-            assert_eq!(doubled(&group, &gate, usize::MAX).await, None);
+        let (group, gate) = (Group::of_writes(1, |_| 1), Arc::new(Semaphore::new(100)));
+        let items = [usize::MAX, 1, usize::MAX, usize::MAX, 2, 3];
+        let all = futures::future::join_all(items.map(|item| doubled(&group, &gate, item)));
+        let answers = tokio::time::timeout(Duration::from_secs(5), all).await.expect("nobody is forgotten");
+        assert_eq!(answers, [None, Some((2, 1)), None, None, Some((4, 1)), Some((6, 1))]);
+        assert_eq!(group.0.lock().workers, 0);
+    }
+
+    #[tokio::test]
+    async fn a_read_of_somebody_who_went_away_is_not_begun() {
+        let (group, gate) = (Group::of_reads(1, |_| 1), Arc::new(Semaphore::new(0)));
+        let three = futures::future::join_all([1, 2, 3].map(|item| doubled(&group, &gate, item)));
+        assert!(tokio::time::timeout(Duration::from_millis(1), three).await.is_err());
+        gate.add_permits(3);
+        while group.0.lock().workers > 0 {
+            tokio::task::yield_now().await;
         }
-        let after = tokio::time::timeout(Duration::from_secs(5), doubled(&group, &gate, 1));
-        assert_eq!(after.await, Ok(Some((2, 1))));
+        assert_eq!(gate.available_permits(), 1, "the two that had begun, and not the third");
     }
 
     #[tokio::test]

@@ -221,7 +221,8 @@ impl Store {
             let store = store.clone();
             async move { store.find_group(group).await }
         };
-        self.files.join(Sought { tenant: tenant.to_owned(), file, now }, find).await.unwrap_or_else(group::lost)
+        let sought = Sought { tenant: tenant.to_owned(), file, now };
+        async { self.files.join(sought, find).await.unwrap_or_else(group::lost) }.within(self.limit).await
     }
 
     async fn find_group(&self, group: Vec<Sought>) -> Vec<StoreResult<Option<FileDoc>>> {

@@ -324,7 +324,7 @@ impl Store {
             let store = store.clone();
             async move { store.find_segments_of_each(group).await }
         };
-        self.segments.join(blob, find).await.unwrap_or_else(group::lost)
+        async { self.segments.join(blob, find).await.unwrap_or_else(group::lost) }.within(self.limit).await
     }
 
     async fn find_segments_of_each(&self, blobs: Vec<Id>) -> Vec<StoreResult<Vec<SegmentDoc>>> {

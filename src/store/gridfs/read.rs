@@ -39,12 +39,15 @@ const GROUP_LEN: usize = 2 << 20;
 /// Where reads of small files meet.
 pub(in crate::store) fn small_chunks() -> Group<SmallChunk, StoreResult<Bytes>> {
     // Even the smallest have documents around them, and who waits for them.
-    Group::new(GROUP_LEN, |small| (small.len as usize).max(GROUP_LEN / 64))
+    Group::of_reads(GROUP_LEN, |small| (small.len as usize).max(GROUP_LEN / 64))
 }
 
 impl SmallChunk {
     fn of(file: &GridFile, window: &Range<u64>) -> Option<Self> {
-        let is_small = *window == (0..1) && file.chunk_count().ok()? == 1 && file.stored_len <= SMALL_CHUNK_LEN;
+        // Numbers are one id to the server and several to us.
+        let is_named = matches!(file.files_id, Bson::ObjectId(_) | Bson::String(_));
+        let is_small =
+            is_named && *window == (0..1) && file.chunk_count().ok()? == 1 && file.stored_len <= SMALL_CHUNK_LEN;
         let (bucket, files_id) = (file.bucket.clone(), file.files_id.clone());
         is_small.then_some(Self { bucket, files_id, len: file.stored_len })
     }
@@ -120,7 +123,7 @@ impl Store {
             let store = store.clone();
             async move { store.find_small_chunks(group).await }
         };
-        self.small_chunks.join(small, find).await.unwrap_or_else(group::lost)
+        async { self.small_chunks.join(small, find).await.unwrap_or_else(group::lost) }.within(self.limit).await
     }
 
     async fn find_small_chunks(&self, group: Vec<SmallChunk>) -> Vec<StoreResult<Bytes>> {
@@ -141,13 +144,14 @@ impl Store {
 
     /// The first chunks of files, and the second ones that none of them should have.
     async fn find_first_chunks(&self, bucket: &str, ids: Vec<&Bson>) -> StoreResult<Vec<RawDocumentBuf>> {
-        let limit = i64::try_from(2 * ids.len()).unwrap_or(i64::MAX);
+        let limit = u32::try_from(2 * ids.len()).unwrap_or(u32::MAX);
         let found = self
             .data
             .collection::<RawDocumentBuf>(&chunks_of(bucket))
             .find(doc! { "files_id": { "$in": ids }, "n": { "$gte": 0, "$lt": 2 } })
             .projection(doc! { "_id": 0, "files_id": 1, "n": 1, "data": 1 })
-            .limit(-limit)
+            .limit(-i64::from(limit))
+            .batch_size(limit)
             .within(self.limit)
             .await?;
         Ok(found.try_collect().within(self.limit).await?)

@@ -266,13 +266,13 @@ impl ChunkWriter {
     /// What an insert ran into; the file then does not exist.
     pub async fn finish(mut self) -> StoreResult<WrittenChunks> {
         self.collect_chunk();
-        self.spare.clear();
         if matches!(self.reservation, Reservation::Due(..)) && self.batch.len < SMALL_LEN {
             let Batch { documents, permits, .. } = self.batch;
             return Ok(WrittenChunks::Unsent { documents, permits });
         }
         let sent = self.send_batch().await;
         let settled = self.settle().await;
+        self.spare.clear();
         sent.and(settled)?;
         let count = self.chunks.count_documents(doc! { "files_id": self.files_id });
         let stored = count.within(self.store.limit).await?;
