@@ -76,7 +76,7 @@ impl Store {
     /// The outcome: [`StoreError::Duplicate`] when the idempotency key was used meanwhile;
     /// [`StoreError::Stale`] when the pending rows were taken away (the writer slept past its lease);
     /// [`StoreError::Taken`] when the scope has this content already. Without the commit:
-    /// [`StoreError::Damaged`], when the task that did it panicked.
+    /// [`StoreError::Lost`].
     ///
     /// # Cancel safety
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
@@ -136,10 +136,7 @@ impl Store {
                 self.publish(&entries, session).await
             };
             let outcome = match steps.within(limit).await {
-                Err(StepError::Driver(error)) if commits.len() > 1 && server_code(&error).is_some() => {
-                    Err(StepError::Final(StoreError::Stale))
-                }
-                Err(StepError::Final(_)) if commits.len() > 1 => Err(StepError::Final(StoreError::Stale)),
+                Err(error) if commits.len() > 1 && is_refusal(&error) => Err(StepError::Final(StoreError::Stale)),
                 outcome => outcome,
             };
             if transaction.conclude(outcome).await?.is_some() {
@@ -250,6 +247,14 @@ pub(super) fn commits() -> Group<Commit, (Commit, StoreResult<()>)> {
         }
         WrittenChunks::Adopted | WrittenChunks::Stored { .. } => MOST,
     })
+}
+
+/// Whether the server answered, and with a no: not that it could not be reached.
+fn is_refusal(error: &StepError) -> bool {
+    match error {
+        StepError::Driver(error) => server_code(error).is_some(),
+        StepError::Final(_) => true,
+    }
 }
 
 /// The only unique key of a blob that another writer can have taken is its content's.

@@ -130,7 +130,6 @@ fn indexes() -> Vec<Index> {
             partial: Some(doc! { "filesId": { "$exists": true } }),
             ..index(SEGMENTS, doc! { "bucket": 1, "filesId": 1 })
         },
-        Index { partial: Some(in_state(State::Pending)), ..index(SEGMENTS, doc! { "state": 1, "lease": 1 }) },
         Index {
             unique: true,
             partial: Some(doc! { "state": State::Live.name(), "sha256": { "$exists": true } }),
