@@ -280,6 +280,11 @@ impl Routing {
         self.buckets.get(name)
     }
 
+    /// Whether any bucket takes encrypted content only.
+    pub fn requires_encryption(&self) -> bool {
+        self.buckets.values().any(|settings| settings.encryption == EncryptionPolicy::Required)
+    }
+
     /// The largest file that any bucket takes.
     pub fn max_bytes(&self) -> u64 {
         self.buckets.values().map(|settings| settings.max_bytes).max().unwrap_or_default()

@@ -22,7 +22,9 @@ pub mod read;
 pub mod retention;
 pub mod space;
 pub mod turns;
+pub mod uploads;
 pub mod verify;
+mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +65,10 @@ pub struct StorageSettings {
     pub scrub_mib_per_sec: u64,
     /// Pause between two checks of the store, 0 (never) to 1 year.
     pub fsck_interval_secs: u64,
+    /// How long an upload waits for its next part, and how long it is remembered once it ended, 1 second to 30 days.
+    pub upload_life_secs: u64,
+    /// Uploads that a tenant may have open, 1 to 1,000,000.
+    pub max_open_uploads: u64,
     /// Disk space of the database that uploads leave free, 0 to 1,048,576 MiB.
     pub min_free_mib: u64,
 }
@@ -80,6 +86,8 @@ impl StorageSettings {
             ("storage.scrub_interval_secs", self.scrub_interval_secs, 0..=365 * DAY),
             ("storage.scrub_mib_per_sec", self.scrub_mib_per_sec, 1..=10_240),
             ("storage.fsck_interval_secs", self.fsck_interval_secs, 0..=365 * DAY),
+            ("storage.upload_life_secs", self.upload_life_secs, 1..=30 * DAY),
+            ("storage.max_open_uploads", self.max_open_uploads, 1..=1_000_000),
             ("storage.min_free_mib", self.min_free_mib, 0..=1 << 20),
         ];
         match ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {

@@ -22,6 +22,7 @@ pub mod problem;
 pub mod query;
 pub mod ranges;
 pub mod serve;
+pub mod uploads;
 pub mod view;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use serde::Deserialize;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -106,6 +107,10 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/files", post(files::put).merge(get(files::list).layer(compressed())))
         .route("/v1/files/{id}", get(files::head).patch(files::edit).delete(files::delete))
         .route("/v1/files/{id}/content", get(content::open))
+        .route("/v1/uploads", post(uploads::create).get(uploads::list))
+        .route("/v1/uploads/{id}", get(uploads::show).delete(uploads::abort))
+        .route("/v1/uploads/{id}/parts/{n}", put(uploads::put_part))
+        .route("/v1/uploads/{id}/complete", post(uploads::complete))
         .route("/v1/admin/quotas/{tenant}", get(admin::quota).put(admin::set_quota))
         .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))

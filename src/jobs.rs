@@ -1,5 +1,6 @@
 //! Work that no request waits for: run again and again until the server stops.
 
+pub mod digests;
 pub mod fsck;
 mod held;
 pub mod progress;
@@ -36,6 +37,8 @@ pub fn start(files: &Files, stop: &CancellationToken) -> TaskTracker {
     }));
     let usage = files.clone();
     jobs.spawn(repeat("count usage", quota::FOLD_INTERVAL, stop.clone(), async move || usage.fold_usage().await));
+    let hashing = files.clone();
+    jobs.spawn(repeat("hash uploads", digests::INTERVAL, stop.clone(), async move || digests::run(&hashing).await));
     let recount = files.clone();
     jobs.spawn(repeat("see to the recount", DUE_INTERVAL, stop.clone(), async move || {
         let every = quota::RECOUNT_INTERVAL;

@@ -47,7 +47,7 @@ pub enum Suite {
     Ranges,
     /// Peak memory of the gateway
     Memory,
-    /// From the last byte of an upload to its answer
+    /// From the last byte of an upload to its answer, and completing uploads in parts
     Finish,
 }
 
@@ -86,6 +86,8 @@ pub struct Scale {
     pub paused: usize,
     /// Lengths whose answers are timed, ascending.
     pub finish: &'static [usize],
+    /// Uploads whose completion is timed, by their number of parts and the length of each, ascending.
+    pub complete: &'static [(usize, usize)],
     pub disk_gib: u64,
 }
 
@@ -119,6 +121,7 @@ static QUICK: Scale = Scale {
     crowd: 8 * MIB,
     paused: 32 * MIB,
     finish: &[16 * MIB, 64 * MIB],
+    complete: &[(2, MIB), (64, MIB / 4)],
     disk_gib: 4,
 };
 
@@ -134,6 +137,7 @@ static USUAL: Scale = Scale {
     crowd: 64 * MIB,
     paused: 64 * MIB,
     finish: &[16 * MIB, 256 * MIB, 1024 * MIB],
+    complete: &[(2, 8 * MIB), (128, 8 * MIB), (2000, MIB / 4)],
     disk_gib: 12,
 };
 
@@ -149,6 +153,7 @@ static FULL: Scale = Scale {
     crowd: 256 * MIB,
     paused: 64 * MIB,
     finish: &[16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB],
+    complete: &[(2, 8 * MIB), (128, 8 * MIB), (2000, MIB / 4), (1024, 8 * MIB)],
     disk_gib: 40,
 };
 

@@ -12,6 +12,8 @@ use crate::ways::{self, RAW};
 
 /// Goals for the processor are for 10^9 bytes, figures for 2^30.
 const GIB_PER_GB: f64 = 1.073_741_824;
+/// From here on completing an upload has a goal of its own.
+const LONG: usize = 1 << 30;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
@@ -164,6 +166,23 @@ fn memory_and_answers(found: &mut Found, scale: &Scale) {
     let wait = |case| (case, plain, "finishMs");
     found.value(&format!("ms, {last}"), wait(last.as_str()), 60.0, 120.0);
     found.ratio(&format!("{last} / {first}"), wait(last.as_str()), wait(first.as_str()), Better::Less, 1.5, Some(2.5));
+    complete(found, scale, plain);
+}
+
+fn complete(found: &mut Found, scale: &Scale, who: &'static str) {
+    let cases = scale.complete.iter().map(|(parts, part_len)| finish::complete_case(*parts, *part_len));
+    let cases: Vec<String> = cases.collect();
+    let Some((few, rest)) = cases.split_first() else { return };
+    for (many, (parts, part_len)) in rest.iter().zip(&scale.complete[1..]) {
+        let is_long = parts * part_len >= LONG;
+        let (few, many) = ((few.as_str(), who, "completeMs"), (many.as_str(), who, "completeMs"));
+        if is_long {
+            found.value(&format!("ms, {}", many.0), many, 10.0, 25.0);
+        }
+        // Thousands of parts may take three times as long as a few.
+        let (goal, limit) = if is_long { (1.3, 2.0) } else { (3.0, 3.0) };
+        found.ratio(&format!("{} / {}", many.0, few.0), many, few, Better::Less, goal, Some(limit));
+    }
 }
 
 /// Collects the goals whose figures are there.

@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use bytes::Bytes;
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::content::Body;
@@ -128,6 +129,23 @@ impl Way {
     /// The same, named otherwise and asking with one header more.
     pub fn asking(&self, who: &'static str, header: &str) -> Self {
         Self { who, headers: format!("{}{header}\r\n", self.headers), ..self.clone() }
+    }
+
+    /// Uploads in parts, the pieces of the body, to the gateway; gives how long completing took.
+    pub async fn upload_in_parts(&self, connection: &mut Connection, body: &Body) -> Outcome<Duration> {
+        let part_len = body.pieces.first().map_or(0, Bytes::len);
+        let said =
+            json!({ "name": "bench", "size": body.len, "partSize": part_len, "encrypt": false, "compress": "none" });
+        let headers = format!("{}content-type: application/json\r\n", self.headers);
+        let begun = connection.send("POST /v1/uploads", &headers, &[said.to_string().into()]).await?;
+        let begun: Value = serde_json::from_slice(&begun.body)?;
+        let id = begun["id"].as_str().ok_or("an answer without an id")?;
+        for (n, part) in body.pieces.iter().enumerate() {
+            let line = format!("PUT /v1/uploads/{id}/parts/{n}");
+            connection.send(&line, &self.headers, std::slice::from_ref(part)).await?;
+        }
+        let line = format!("POST /v1/uploads/{id}/complete");
+        Ok(connection.send(&line, &self.headers, &[]).await?.after_request)
     }
 
     /// Uploads; gives the id, and how long the answer took after the last byte.

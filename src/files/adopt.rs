@@ -114,11 +114,13 @@ impl Files {
             name,
             options: PutOptions::default(),
             bucket_days: 0,
+            file: new_id(),
             created_at: created_at.min(self.now()),
             action: "file.adopt",
             idempotency_key: None,
             request_id: None,
             hold: None,
+            upload: None,
         })
     }
 
@@ -131,7 +133,7 @@ impl Files {
         while let Some(frame) = encoding.next().await? {
             encoding.give_back(frame.bytes);
         }
-        let Encoded { end, plain_len, sha256 } = encoding.finish().await?;
+        let Encoded { end, plain_len, sha256, running, whole } = encoding.finish().await?;
         if plain_len != grid.stored_len {
             return Err(Error::damaged("adopt the file", "its chunks are not as long as it says"));
         }
@@ -140,8 +142,9 @@ impl Files {
         let segment =
             SegmentDoc { files_id: Some(grid.files_id.clone()), ..segment.map_err(|e| e.doing("adopt the file"))? };
         let pending = Pending { blob, segment, lease: self.settings.lease() };
-        let plain = PlainFacts { sha256, customer: None };
-        Ok(Stored { pending, end, plain_len, stored_len: plain_len, plain, chunks: WrittenChunks::Adopted })
+        let plain = PlainFacts { sha256: Some(sha256), customer: None };
+        let (stored_len, chunks) = (plain_len, WrittenChunks::Adopted);
+        Ok(Stored { pending, end, plain_len, stored_len, plain, running, whole, chunks })
     }
 
     fn source(&self, grid: &GridFile) -> FrameSource<crate::pipeline::BodyStream> {

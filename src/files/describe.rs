@@ -9,14 +9,16 @@ use super::{Files, Result};
 use crate::content::ContentKind;
 use crate::content::sniff::Sniffed;
 use crate::error::Error;
-use crate::format::digest::Sha256Digest;
+use crate::format::digest::{Sha256Digest, Sha256Stream, likeness};
 use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::segment::{FORMAT_VERSION, SegmentEnd};
 use crate::store::blobs::BlobDoc;
+use crate::store::gridfs::FilesDocument;
 use crate::store::gridfs::write::WrittenChunks;
 use crate::store::registry::{ContentDoc, FileDoc, RetentionDoc};
 use crate::store::segments::{Pending, SegmentDoc, State, binary};
-use crate::store::{DateTime, Document, Id, doc, new_id};
+use crate::store::uploads::UploadEnd;
+use crate::store::{Binary, DateTime, Id, doc};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -32,23 +34,27 @@ pub(super) struct Stored {
     pub stored_len: u64,
     /// What is known of the plaintext.
     pub plain: PlainFacts,
+    /// What its hash was made of, to go on with.
+    pub running: Sha256Stream,
+    /// The hash of something longer that it goes on with.
+    pub whole: Option<Sha256Stream>,
     /// Their chunks.
     pub chunks: WrittenChunks,
 }
 
 /// What is known of content while it is stored, and is not all kept.
 pub(super) struct PlainFacts {
-    /// Of the plaintext.
-    pub sha256: Sha256Digest,
+    /// Of the plaintext; none while it is not known.
+    pub sha256: Option<Sha256Digest>,
     /// Where the client holds the key.
     pub customer: Option<CustomerKeys>,
 }
 
 impl PlainFacts {
     /// Stands for the content where requests are compared; with a client's key, for both.
-    pub(super) fn likeness(&self) -> [u8; 32] {
-        let sha256 = self.sha256.0;
-        self.customer.as_ref().map_or(sha256, |keys| keys.sent.mac(&[b"gridgate/likeness/v1", &sha256]))
+    pub(super) fn likeness(&self) -> Option<[u8; 32]> {
+        let sha256 = self.sha256?;
+        Some(self.customer.as_ref().map_or(sha256.0, |keys| likeness(sha256, &keys.sent)))
     }
 }
 
@@ -62,6 +68,8 @@ pub(super) struct Description {
     pub bucket_days: i64,
     /// What they are taken for.
     pub sniffed: Sniffed,
+    /// The id it gets.
+    pub file: Id,
     /// Since when the file is there.
     pub created_at: DateTime,
     /// What happened, for the audit: `file.put`, `file.adopt`.
@@ -72,6 +80,8 @@ pub(super) struct Description {
     pub request_id: Option<String>,
     /// The room reserved for it.
     pub hold: Option<Id>,
+    /// The upload that ends with it.
+    pub upload: Option<UploadEnd>,
 }
 
 impl Description {
@@ -85,14 +95,19 @@ impl Description {
 }
 
 impl Files {
-    /// The rows as they are once the bytes are complete. Not shared, so without a look-up value, is what a
-    /// client's key locks, and what another program stored: its bytes are not where and how ours would be.
+    /// By what equal content of a tenant is found: not what a client's key locks, nor what is not hashed yet.
+    pub(super) fn look_up_value(&self, tenant: &str, plain: &PlainFacts) -> Option<Binary> {
+        let sha256 = plain.sha256.filter(|_| plain.customer.is_none())?;
+        Some(binary(self.keys.roots.dedup.mac(&[tenant.as_bytes(), b"\0", &sha256.0])))
+    }
+
+    /// The rows as they are once the bytes are complete. What another program stored is not shared: its bytes are
+    /// not where and how ours would be.
     pub(super) fn live_rows(&self, tenant: &str, stored: &Stored) -> Result<(BlobDoc, SegmentDoc)> {
         let number = |n| i64::try_from(n).map_err(|error| Error::internal("store a length", error));
-        let look_up = self.keys.roots.dedup.mac(&[tenant.as_bytes(), b"\0", &stored.plain.sha256.0]);
-        let is_shared = stored.plain.customer.is_none() && !matches!(stored.chunks, WrittenChunks::Adopted);
+        let is_shared = !matches!(stored.chunks, WrittenChunks::Adopted);
         let blob = BlobDoc {
-            sha256: is_shared.then(|| binary(look_up)),
+            sha256: self.look_up_value(tenant, &stored.plain).filter(|_| is_shared),
             size: number(stored.plain_len)?,
             state: State::Live,
             generation: 1,
@@ -118,7 +133,7 @@ impl Files {
         said: &Description,
     ) -> Result<FileDoc> {
         let first = segments.first().ok_or_else(|| Error::damaged("describe the file", "it has no segment"))?;
-        let (file_id, options) = (new_id(), &said.options);
+        let (file_id, options) = (said.file, &said.options);
         let mut file = FileDoc {
             id: file_id,
             file: file_id,
@@ -151,7 +166,8 @@ impl Files {
         Ok(file)
     }
 
-    fn content_doc(
+    /// What is fixed with the bytes of a file.
+    pub(super) fn content_doc(
         &self,
         tenant: &str,
         first: &SegmentDoc,
@@ -178,6 +194,7 @@ impl Files {
             level: first.level,
             mode: protection.mode().map(str::to_owned),
             kid: first.enc.as_ref().filter(|_| protection == Protection::Managed).map(|enc| enc.kid().to_owned()),
+            digest_due: digest.bytes.is_empty(),
             digest: binary(digest.bytes),
             mac: binary(manifest.mac(&self.keys.roots.manifest)),
         })
@@ -202,10 +219,10 @@ pub(super) fn expiry(days: Option<i64>, at: Option<DateTime>, from: DateTime) ->
     at.or_else(|| days.map(|days| DateTime::from_millis(from.timestamp_millis().saturating_add(days * DAY_MS))))
 }
 
-/// What the GridFS files document says of ours.
-pub(super) fn grid_metadata(segment: &SegmentDoc, file: &FileDoc) -> Document {
-    doc! {
-        "contentType": &file.content_type,
+/// The GridFS files document of a segment of ours.
+pub(super) fn files_document(segment: &SegmentDoc, name: &str, content_type: &str) -> Result<FilesDocument> {
+    let metadata = doc! {
+        "contentType": content_type,
         "gridgate": {
             "format": FORMAT_VERSION,
             "codec": &segment.codec,
@@ -213,5 +230,7 @@ pub(super) fn grid_metadata(segment: &SegmentDoc, file: &FileDoc) -> Document {
             "frameLen": segment.frame_len,
             "plainLen": segment.len,
         },
-    }
+    };
+    let file = segment.grid_file().map_err(|e| e.doing("describe the segment"))?;
+    Ok(FilesDocument { file, filename: name.to_owned(), metadata })
 }

@@ -89,7 +89,8 @@ pub(super) fn protection(segment: &SegmentDoc) -> Result<Protection> {
     }
 }
 
-fn key_required() -> Error {
+/// The client's key is needed and was not sent.
+pub(super) fn key_required() -> Error {
     let detail = format!("The content is encrypted with the client's key: send it as {KEY_HEADER}.");
     Error::new(ErrorCode::KeyRequired, detail).with("field", KEY_HEADER)
 }
@@ -125,15 +126,18 @@ impl Files {
         }
     }
 
-    /// What is kept of a digest: open for plain content, sealed by the digest root, or by the data key of
+    /// What is kept of a digest: nothing while it is not known; open for plain content, sealed by the digest root, or by the data key of
     /// content under a client's key, so that nobody confirms a guess of it without that key.
     pub(super) fn digest_record(
         &self,
-        digest: Sha256Digest,
+        digest: Option<Sha256Digest>,
         blob: Id,
         protection: Protection,
         customer: Option<&CustomerKeys>,
     ) -> DigestRecord {
+        let Some(digest) = digest else {
+            return DigestRecord { bytes: Vec::new(), bound: Sha256Digest::of(&[]) };
+        };
         match (protection, customer) {
             (Protection::Plain, _) => DigestRecord { bytes: digest.0.to_vec(), bound: digest },
             (_, None) => {
@@ -146,13 +150,15 @@ impl Files {
         }
     }
 
-    /// The SHA-256 of a file's plaintext; none where only the client's key opens it.
+    /// The SHA-256 of a file's plaintext; none where only the client's key opens it, and while it is not known.
     ///
     /// # Errors
     /// `damaged` when its record does not open.
     pub fn digest(&self, file: &FileDoc) -> Result<Option<Sha256Digest>> {
         let record = &file.content.digest.bytes;
         let digest = match file.content.mode.as_deref() {
+            // The manifest binds that there is none.
+            _ if record.is_empty() => return Ok(None),
             None => <[u8; 32]>::try_from(record.as_slice()).map(Sha256Digest).map_err(|error| error.to_string()),
             Some(CUSTOMER) => return Ok(None),
             Some(_) => {

@@ -1,17 +1,14 @@
 //! From stored bytes to a file users see, in one commit: of new content, or, where the tenant has the
 //! same content stored the same way, of a further name for that.
 
-use std::time::Duration;
-
 use super::access::Principal;
-use super::describe::{Description, PlainFacts, Stored, later};
+use super::describe::{Description, PlainFacts, Stored, files_document, later};
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
 use crate::format::digest::Sha256Digest;
 use crate::store::audit::AuditDoc;
 use crate::store::blobs::BlobDoc;
-use crate::store::commit::{Commit, Entry, IdempotencyDoc};
-use crate::store::gridfs::FilesDocument;
+use crate::store::commit::{Commit, Content, Entry, IdempotencyDoc, NewSegment};
 use crate::store::registry::FileDoc;
 use crate::store::segments::{SegmentDoc, binary};
 use crate::store::usage::UsageEntry;
@@ -19,9 +16,6 @@ use crate::store::{StoreError, doc, new_id};
 
 /// How often publishing is tried against concurrent deletes of the same content.
 const TRIES: u32 = 20;
-
-/// How long an upload waits for others of the same content.
-const TURN_LIMIT: Duration = Duration::from_secs(5);
 
 /// What became of an upload.
 #[derive(Debug)]
@@ -47,23 +41,27 @@ impl Files {
     /// # Errors
     /// `idempotency_conflict`, `unavailable`; nothing is visible then.
     pub(super) async fn publish(&self, principal: &Principal, stored: Stored, said: &Description) -> Result<Put> {
-        let (blob, segment) = self.live_rows(&principal.tenant, &stored)?;
-        let entry = self.entry(principal, std::slice::from_ref(&segment), &stored.plain, said)?;
-        let mut commit = Commit {
-            files: FilesDocument {
-                file: segment.grid_file().map_err(|e| e.doing(PUBLISHING))?,
-                filename: entry.file.name.clone(),
-                metadata: super::describe::grid_metadata(&segment, &entry.file),
-            },
-            blob,
-            segment,
-            chunks: stored.chunks,
-            entry,
-        };
+        let (blob, row) = self.live_rows(&principal.tenant, &stored)?;
+        let entry = self.entry(principal, std::slice::from_ref(&row), &stored.plain, said)?;
+        let files = files_document(&row, &entry.file.name, &entry.file.content_type)?;
+        let content = Content::Segment(Box::new(NewSegment { row, files, chunks: stored.chunks }));
+        self.publish_commit(principal, Commit { blob, content, entry }, &stored.plain, said).await
+    }
+
+    /// Makes a file of complete content, or another name for the same content.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub(super) async fn publish_commit(
+        &self,
+        principal: &Principal,
+        mut commit: Commit,
+        plain: &PlainFacts,
+        said: &Description,
+    ) -> Result<Put> {
         let look_up = commit.blob.sha256.as_ref().map(|look_up| look_up.bytes.clone());
         let _turn = match &look_up {
-            // Whoever waits for long goes on without: the database decides anyway.
-            Some(look_up) => tokio::time::timeout(TURN_LIMIT, self.turns.wait(look_up)).await.ok(),
+            Some(look_up) => self.turns.wait(look_up).await,
             None => None,
         };
         for _ in 0..TRIES {
@@ -74,7 +72,7 @@ impl Files {
                 Err(StoreError::Taken) => {}
                 Err(error) => return self.after_refusal(principal, &commit.entry, error).await,
             }
-            match self.share(principal, &commit.blob, &stored.plain, said).await? {
+            match self.share(principal, &commit.blob, plain, said).await? {
                 Sharing::Done(put) => return Ok(*put),
                 Sharing::Gone => {}
                 Sharing::Unreadable => commit.blob.sha256 = None,
@@ -141,7 +139,7 @@ impl Files {
     }
 
     /// What users see of segments, with its trace.
-    fn entry(
+    pub(super) fn entry(
         &self,
         principal: &Principal,
         segments: &[SegmentDoc],
@@ -150,7 +148,7 @@ impl Files {
     ) -> Result<Entry> {
         let file = self.file_doc(principal, segments, plain, said)?;
         let idempotency = said.idempotency_key.as_deref().map(|key| IdempotencyDoc {
-            id: idempotency_id(principal, key),
+            id: idempotency_id(said.action, principal, key),
             fingerprint: binary(self.fingerprint(&file, plain)),
             file: file.file,
             purge_at: later(self.now(), self.settings.idempotency_secs),
@@ -166,7 +164,7 @@ impl Files {
             details: doc! { "version": file.version, "size": file.content.size, "bucket": &file.content.bucket },
         };
         let usage = UsageEntry::added(&file, said.hold);
-        Ok(Entry { file, audit, usage, idempotency })
+        Ok(Entry { file, audit, usage, idempotency, upload: said.upload.clone() })
     }
 
     /// What follows when the database refused an entry: the first request's answer, where its idempotency
@@ -192,7 +190,7 @@ impl Files {
     /// Whether a request repeats an earlier one, as far as its idempotency key tells.
     pub(super) async fn is_repeated(&self, principal: &Principal, key: Option<&str>) -> Result<bool> {
         let Some(key) = key else { return Ok(false) };
-        let found = self.store.find_idempotency(&idempotency_id(principal, key)).await;
+        let found = self.store.find_idempotency(&idempotency_id(PUT, principal, key)).await;
         Ok(found.map_err(|e| e.doing("look the idempotency key up"))?.is_some())
     }
 
@@ -231,13 +229,18 @@ impl Files {
             "codec": &file.content.codec,
             "mode": file.content.mode.clone(),
         };
-        self.keys.roots.dedup.mac(&[b"idempotency", &plain.likeness(), said.to_string().as_bytes()])
+        let likeness = plain.likeness().unwrap_or_default();
+        self.keys.roots.dedup.mac(&[b"idempotency", &likeness, said.to_string().as_bytes()])
     }
 }
 
 const PUBLISHING: &str = "publish the file";
 
-fn idempotency_id(principal: &Principal, key: &str) -> String {
+/// The act of a one-shot upload, in the audit and in idempotency keys.
+pub(super) const PUT: &str = "file.put";
+
+/// The id under which a use of an idempotency key is remembered.
+pub(super) fn idempotency_id(act: &str, principal: &Principal, key: &str) -> String {
     let (tenant, actor) = (principal.tenant.as_bytes(), principal.actor.as_bytes());
-    Sha256Digest::of(&[b"file.put\0", tenant, b"\0", actor, b"\0", key.as_bytes()].concat()).to_string()
+    Sha256Digest::of(&[act.as_bytes(), b"\0", tenant, b"\0", actor, b"\0", key.as_bytes()].concat()).to_string()
 }

@@ -10,11 +10,12 @@ use futures::StreamExt;
 use sha2::{Digest, Sha512};
 
 use super::access::{Action, Principal, permit};
-use super::describe::{Description, PlainFacts, Stored};
+use super::describe::Description;
 use super::options::{Compress, PutOptions};
-use super::protection::{self, CustomerKeys, wished};
-use super::publish::Put;
+use super::protection::{self, wished};
+use super::publish::{PUT, Put};
 use super::quota::Room;
+use super::write::SegmentWish;
 use super::{Files, Result};
 use crate::content::Route;
 use crate::content::sniff::{SNIFF_LEN, Sniffed, sniff};
@@ -22,22 +23,15 @@ use crate::error::{Error, ErrorCode};
 use crate::format::compress::compress;
 use crate::format::digest::Sha256Digest;
 use crate::format::key::Key;
-use crate::format::key_wrap::{WrapBinding, WrappedKey};
-use crate::format::manifest::Protection;
-use crate::format::seal::{SegmentHeader, SegmentKey};
-use crate::format::segment::{Codec, Layout, SegmentEncoder, is_worthwhile};
-use crate::pipeline::encode::{Encoded, Encoding};
+use crate::format::segment::{Codec, is_worthwhile};
 use crate::pipeline::frames::FrameSource;
 use crate::pipeline::{BodyError, BodyStream};
-use crate::random;
-use crate::store::blobs::{BlobDoc, scope};
-use crate::store::gridfs::write::ChunkWriter;
-use crate::store::segments::{Pending, SegmentDoc, WrapDoc, binary};
-use crate::store::{Id, StoreError, new_id};
+use crate::store::new_id;
 
 /// Plaintext that is compressed on trial to decide about `compress=auto`.
 const PROBE_LEN: usize = 128 << 10;
-const UNNAMED: &str = "unnamed";
+/// The name of a file whose upload gives none.
+pub(super) const UNNAMED: &str = "unnamed";
 
 /// A request to make a file.
 #[derive(Debug, Default)]
@@ -101,7 +95,16 @@ impl Files {
 
         let codec = choose_codec(&request.options, &route, &mut source).await?;
         let bucket_days = route.settings.retention_days;
-        let plan = self.plan(&principal, &request, route, codec)?;
+        let plan = self.plan_segment(&SegmentWish {
+            tenant: &principal.tenant,
+            route,
+            codec,
+            protection: protection::choose(route.settings.encryption, request.options.encrypt)?,
+            customer_key: request.customer_key.as_ref(),
+            file_len: request.announced_len,
+            announced_len: request.announced_len,
+            limit: route.settings.max_bytes,
+        })?;
         let pending = plan.pending.clone();
         let (mut room, is_repeated) = match self.take_room(&principal.tenant, request.announced_len).await {
             // The first of a repeated request may have taken the last room: it is answered, and makes nothing.
@@ -114,7 +117,7 @@ impl Files {
             room => (room?, false),
         };
         let outcome = async {
-            let stored = self.write(plan, source, request.announced_len, &mut room).await?;
+            let stored = self.write_segment(plan, source, None, &mut room).await?;
             check_digests(&request.digests, stored.plain.sha256, &sha512)?;
             self.settle_room(&mut room, stored.plain_len).await?;
             let said = Description {
@@ -122,11 +125,13 @@ impl Files {
                 options: request.options,
                 bucket_days,
                 sniffed,
+                file: new_id(),
                 created_at: self.now(),
-                action: "file.put",
+                action: PUT,
                 idempotency_key: request.idempotency_key,
                 request_id: request.request_id,
                 hold: room.as_ref().map(Room::hold),
+                upload: None,
             };
             if is_repeated {
                 return self.repeat(&principal, &stored, &said).await;
@@ -147,135 +152,10 @@ impl Files {
         }
         outcome
     }
-
-    /// Ids, keys and rows of the segment to be written.
-    fn plan(&self, principal: &Principal, request: &PutRequest, route: Route<'_>, codec: Codec) -> Result<Plan> {
-        let protection = protection::choose(route.settings.encryption, request.options.encrypt)?;
-        let is_sealed = protection != Protection::Plain;
-        let (segment_id, blob_id) = (new_id(), new_id());
-        let chunk_size = route.settings.chunk_size(request.announced_len);
-        let stores_as_is = codec == Codec::Identity && !is_sealed;
-        let frame_len = if stores_as_is { chunk_size } else { route.settings.frame_len() };
-        let layout = Layout { codec, level: route.settings.level_of(codec), frame_len };
-        let sent = request.customer_key.as_ref();
-        let sealing = is_sealed.then(|| self.seal(&principal.tenant, segment_id, layout, sent));
-        let (salt, enc) = sealing.as_ref().map_or((None, None), |s| (Some(s.salt), Some(&s.wrapped)));
-        let domain = protection.mode().unwrap_or("plain");
-        let scope = scope(&principal.tenant, domain, route.bucket, codec.name());
-        let segment = SegmentDoc::pending(segment_id, blob_id, route.bucket, chunk_size, layout);
-        let segment = SegmentDoc {
-            salt: salt.map(binary),
-            enc: enc.map(WrapDoc::from),
-            ..segment.map_err(|e| e.doing("plan the upload"))?
-        };
-        let pending = Pending { blob: BlobDoc::pending(blob_id, scope), segment, lease: self.settings.lease() };
-        let limit = route.settings.max_bytes;
-        let (key, customer) = sealing.map_or((None, None), |s| (Some(s.key), s.customer));
-        Ok(Plan { pending, encoder: SegmentEncoder::new(layout, key), customer, limit })
-    }
-
-    fn seal(&self, tenant: &str, segment_id: Id, layout: Layout, sent: Option<&Key>) -> Sealing {
-        let (data_key, salt) = (Key::new(random::bytes()), random::bytes());
-        let header = SegmentHeader {
-            family: layout.codec.family(),
-            frame_log2: layout.frame_len.trailing_zeros() as u8,
-            segment_id: segment_id.bytes(),
-            salt,
-        };
-        let wrapped = self.wrap_data_key(&data_key, sent, WrapBinding { tenant, id: &segment_id.bytes() });
-        let key = SegmentKey::derive(&data_key, header, tenant);
-        let customer = sent.map(|sent| CustomerKeys { sent: sent.clone(), data: data_key });
-        Sealing { key, salt, wrapped, customer }
-    }
-
-    /// Encodes the body into chunks.
-    async fn write(
-        &self,
-        plan: Plan,
-        source: FrameSource<BodyStream>,
-        announced_len: Option<u64>,
-        room: &mut Option<Room>,
-    ) -> Result<Stored> {
-        let layout = plan.encoder.layout();
-        let expected = announced_len.filter(|_| layout.codec == Codec::Identity);
-        let mut writer = ChunkWriter::new(&self.store, plan.pending.clone(), expected);
-        let head = plan.encoder.head();
-        let encoding = Encoding::new(source, plan.encoder, announced_len, plan.limit);
-        let Encoded { end, plain_len, sha256 } = match self.encode_into(&mut writer, &head, encoding, room).await {
-            Ok(encoded) => encoded,
-            Err(error) => {
-                if error.code.row().has_no_side_effects {
-                    self.abandon(writer, &plan.pending).await;
-                }
-                return Err(error);
-            }
-        };
-        let stored_len = writer.stored_len();
-        let chunks = writer.finish().await.map_err(|e| e.doing(STORING))?;
-        let plain = PlainFacts { sha256, customer: plan.customer };
-        Ok(Stored { pending: plan.pending, end, plain_len, stored_len, plain, chunks })
-    }
-
-    /// Pushes a whole segment: head, frames, tail.
-    async fn encode_into(
-        &self,
-        writer: &mut ChunkWriter,
-        head: &[u8],
-        mut encoding: Encoding,
-        room: &mut Option<Room>,
-    ) -> Result<Encoded> {
-        let fail = |error: StoreError| error.doing(STORING);
-        writer.push(head).await.map_err(fail)?;
-        while let Some(frame) = encoding.next().await? {
-            self.require_space(0)?;
-            self.grow_room(room, encoding.plain_len()).await?;
-            if let Some(spare) = writer.push_frame(frame.bytes).await.map_err(fail)? {
-                encoding.give_back(spare);
-            }
-        }
-        let encoded = encoding.finish().await?;
-        writer.push(&encoded.end.tail).await.map_err(fail)?;
-        Ok(encoded)
-    }
-
-    /// Ends an upload that will not be published.
-    async fn abandon(&self, mut writer: ChunkWriter, pending: &Pending) {
-        let settled = writer.settle().await;
-        if writer.has_reserved() {
-            self.give_up(pending).await;
-            if let Err(error) = self.store.remove_late_chunks(pending).await {
-                tracing::warn!(error = %error, segment = %pending.segment.id, "chunks of an ended upload may be left");
-            }
-        }
-        if let Err(error) = settled {
-            tracing::debug!(error = %error, "an insert of an ended upload failed");
-        }
-    }
-
-    async fn give_up(&self, pending: &Pending) {
-        if let Err(error) = self.store.release(pending).await {
-            tracing::debug!(error = %error, "the lease of an ended upload runs out by itself");
-        }
-    }
 }
 
-struct Plan {
-    pending: Pending,
-    encoder: SegmentEncoder,
-    customer: Option<CustomerKeys>,
-    limit: u64,
-}
-
-struct Sealing {
-    key: SegmentKey,
-    salt: [u8; 32],
-    wrapped: WrappedKey,
-    customer: Option<CustomerKeys>,
-}
-
-const STORING: &str = "store the content";
-
-fn check_route(route: &Route<'_>, sniffed: &Sniffed, announced_len: Option<u64>) -> Result<()> {
+/// Whether the bucket takes such content.
+pub(super) fn check_route(route: &Route<'_>, sniffed: &Sniffed, announced_len: Option<u64>) -> Result<()> {
     if !route.settings.accepts(&sniffed.media_type) {
         let detail = format!("The bucket {} does not accept {}.", route.bucket, sniffed.media_type);
         return Err(Error::new(ErrorCode::KindNotAccepted, detail).with("mediaType", sniffed.media_type.to_string()));
@@ -287,7 +167,11 @@ fn check_route(route: &Route<'_>, sniffed: &Sniffed, announced_len: Option<u64>)
 }
 
 /// The codec asked for, or with `auto` the bucket's where a probe of the content says it is worth it.
-async fn choose_codec(options: &PutOptions, route: &Route<'_>, source: &mut FrameSource<BodyStream>) -> Result<Codec> {
+pub(super) async fn choose_codec(
+    options: &PutOptions,
+    route: &Route<'_>,
+    source: &mut FrameSource<BodyStream>,
+) -> Result<Codec> {
     match options.compress {
         Compress::None => return Ok(Codec::Identity),
         Compress::Zstd => return Ok(Codec::Zstd),
@@ -306,12 +190,17 @@ async fn choose_codec(options: &PutOptions, route: &Route<'_>, source: &mut Fram
     Ok(if is_worth_it { codec } else { Codec::Identity })
 }
 
-fn check_digests(expected: &ExpectedDigests, sha256: Sha256Digest, sha512: &Sha512Tap) -> Result<()> {
+/// Whether the content is what the client said it would be.
+pub(super) fn check_digests(
+    expected: &ExpectedDigests,
+    sha256: Option<Sha256Digest>,
+    sha512: &Sha512Tap,
+) -> Result<()> {
     let mismatch = |algorithm: &str| {
         let detail = format!("The content's {algorithm} is not the announced one; nothing was stored.");
         Err(Error::new(ErrorCode::ChecksumMismatch, detail).with("field", algorithm))
     };
-    if expected.sha256.iter().any(|digest| *digest != sha256.0) {
+    if expected.sha256.iter().any(|digest| Some(Sha256Digest(*digest)) != sha256) {
         return mismatch("sha-256");
     }
     let sha512: Option<[u8; 64]> =
@@ -323,9 +212,10 @@ fn check_digests(expected: &ExpectedDigests, sha256: Sha256Digest, sha512: &Sha5
 }
 
 /// The SHA-512 of what passed, where a client announced one.
-type Sha512Tap = Option<Arc<Mutex<Sha512>>>;
+pub(super) type Sha512Tap = Option<Arc<Mutex<Sha512>>>;
 
-fn hash_sha512(body: BodyStream, is_wanted: bool) -> (BodyStream, Sha512Tap) {
+/// Hashes a body as it passes.
+pub(super) fn hash_sha512(body: BodyStream, is_wanted: bool) -> (BodyStream, Sha512Tap) {
     if !is_wanted {
         return (body, None);
     }

@@ -11,6 +11,7 @@ use super::access::{Action, Principal, permit};
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
 use crate::store::audit::AuditDoc;
+use crate::store::uploads::UploadDoc;
 use crate::store::usage::{Limits, UsageDoc, UsageSums};
 use crate::store::{Id, StoreError, doc, new_id};
 
@@ -155,9 +156,15 @@ impl Files {
     }
 
     async fn resize(&self, room: &mut Room, plain_len: u64) -> Result<()> {
+        self.reserve(&room.tenant, room.hold, plain_len, self.settings.lease()).await?;
+        room.bytes = plain_len;
+        Ok(())
+    }
+
+    /// Makes a hold exactly so large, and live so long from now.
+    async fn reserve(&self, tenant: &str, hold: Id, plain_len: u64, lease: Duration) -> Result<()> {
         let fail = |error: StoreError| error.doing(RESERVING);
-        let (bytes, lease) = (number(plain_len)?, self.settings.lease());
-        let (tenant, hold) = (room.tenant.as_str(), room.hold);
+        let bytes = number(plain_len)?;
         let grow = async || self.store.grow_hold(tenant, hold, bytes, lease).await.map_err(fail);
         if !grow().await? {
             self.store.fold_usage(tenant).await.map_err(fail)?;
@@ -171,8 +178,57 @@ impl Files {
                 return Err(self.exceeded(tenant, plain_len).await);
             }
         }
-        room.bytes = plain_len;
         Ok(())
+    }
+
+    /// Reserves room for an upload, for as long as it is open.
+    ///
+    /// # Errors
+    /// `quota_exceeded`.
+    pub(super) async fn hold_upload(&self, upload: &UploadDoc) -> Result<()> {
+        if !self.is_limited(&upload.tenant).await? {
+            return Ok(());
+        }
+        self.reserve(&upload.tenant, upload.id, upload.size.unwrap_or(0).unsigned_abs(), self.upload_life()).await
+    }
+
+    /// Keeps the room of an upload alive, and reserves what one of unknown length has grown to.
+    ///
+    /// # Errors
+    /// `quota_exceeded`.
+    pub(super) async fn grow_upload(&self, upload: &UploadDoc, end: u64) -> Result<()> {
+        if !self.is_limited(&upload.tenant).await? {
+            return Ok(());
+        }
+        let bytes = match upload.size {
+            Some(size) => size.unsigned_abs(),
+            None => end.max(self.held_bytes(upload).await?),
+        };
+        self.reserve(&upload.tenant, upload.id, bytes, self.upload_life()).await
+    }
+
+    /// Reserves exactly what an upload turned out to be; gives the hold that its entry frees.
+    ///
+    /// # Errors
+    /// `quota_exceeded`.
+    pub(super) async fn settle_upload(&self, upload: &UploadDoc, size: u64) -> Result<Option<Id>> {
+        if !self.is_limited(&upload.tenant).await? {
+            return Ok(None);
+        }
+        self.reserve(&upload.tenant, upload.id, size, self.upload_life()).await.map(|()| Some(upload.id))
+    }
+
+    async fn held_bytes(&self, upload: &UploadDoc) -> Result<u64> {
+        let usage = self.store.find_usage(&upload.tenant).await.map_err(|e| e.doing(RESERVING))?.unwrap_or_default();
+        let held = usage.holds.iter().find(|hold| hold.id == upload.id);
+        Ok(held.map_or(0, |hold| hold.bytes.unsigned_abs()))
+    }
+
+    /// Gives back the room of an upload that ended without a file.
+    pub(super) async fn free_upload(&self, upload: &UploadDoc) {
+        if let Err(error) = self.store.drop_hold(&upload.tenant, upload.id).await {
+            tracing::debug!(error = %error, "the room of an ended upload is freed when its time is over");
+        }
     }
 
     /// Gives back the room of an upload that made no file.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::Result;
 use super::open::{OpenedFile, number};
+use super::{Files, Result};
 use crate::format::segment::{Codec, SegmentDecoder};
 use crate::pipeline::ByteStream;
 use crate::pipeline::decode::{Wanted, decode};
@@ -168,13 +168,23 @@ impl OpenedFile {
             Some(decoder) => decoder,
             None => Arc::new(self.decoder(&segment)?),
         };
-        let frames = wanted.frames(&decoder);
-        if frames.is_empty() {
-            return Ok(stream::empty().boxed());
-        }
-        let file = segment.grid_file().map_err(|e| e.doing("read the content"))?;
-        let span = decoder.index().stored_span(&frames);
-        let stored = self.files.store.read_chunks(file, span).map_err(|error| error.doing("read the content"));
-        Ok(decode(decoder, wanted, stored))
+        stream_segment(&self.files, &segment, wanted, decoder)
     }
+}
+
+/// The wanted bytes of a segment.
+pub(super) fn stream_segment(
+    files: &Files,
+    segment: &SegmentDoc,
+    wanted: Wanted,
+    decoder: Arc<SegmentDecoder>,
+) -> Result<ByteStream> {
+    let frames = wanted.frames(&decoder);
+    if frames.is_empty() {
+        return Ok(stream::empty().boxed());
+    }
+    let file = segment.grid_file().map_err(|e| e.doing("read the content"))?;
+    let span = decoder.index().stored_span(&frames);
+    let stored = files.store.read_chunks(file, span).map_err(|error| error.doing("read the content"));
+    Ok(decode(decoder, wanted, stored))
 }

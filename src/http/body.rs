@@ -79,6 +79,6 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Error> {
     if ["application/merge-patch+json", "application/json"].contains(&essence.as_str()) {
         return Ok(());
     }
-    let detail = "Send application/merge-patch+json.";
+    let detail = "Send application/json, or application/merge-patch+json where something is changed.";
     Err(Error::new(ErrorCode::UnsupportedMediaType, detail).with("mediaType", essence))
 }

@@ -115,7 +115,11 @@ fn query_options(uri: &Uri, now: DateTime) -> Result<(PutOptions, Vec<String>), 
     Ok((options, pairs.into_iter().map(|(name, _)| name).collect()))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+/// The client's name for a request that makes something.
+///
+/// # Errors
+/// `bad_header`.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()));

@@ -100,7 +100,7 @@ fn problem(error: &Error, id: &RequestId) -> Response {
     if error.code == ErrorCode::Unauthenticated {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if row.status == 503 {
+    if matches!(row.status, 429 | 503) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
     }
     if let Some(len) = error.members.iter().find(|(name, _)| *name == "plainLen").and_then(|(_, len)| len.as_u64())

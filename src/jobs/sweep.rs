@@ -29,6 +29,8 @@ const AT_ONCE: usize = 4;
 pub struct SweepReport {
     /// Files removed because they expired.
     pub expired: u64,
+    /// Uploads ended that nobody went on with.
+    pub closed: u64,
     /// Blobs condemned: nothing names them, or their writer is gone.
     pub condemned: u64,
     /// Blobs whose bytes were removed.
@@ -40,6 +42,7 @@ pub struct SweepReport {
 impl SweepReport {
     fn add(&mut self, other: &Self) {
         self.expired += other.expired;
+        self.closed += other.closed;
         self.condemned += other.condemned;
         self.reaped += other.reaped;
         self.freed_bytes += other.freed_bytes;
@@ -111,6 +114,7 @@ impl Sweeper {
         failpoint::hit("sweep.leased");
         let mut report = SweepReport::default();
         let expired = expire(files, &mut report).await.map_err(doing("expire files"));
+        let closed = expire_uploads(files, &mut report).await;
         // Between the steps the lease is renewed; whoever lost it leaves the rest to its new holder.
         let condemned = match self.hold(files).await? {
             true => self.condemn(files, &mut report).await.map_err(doing("condemn unnamed content")),
@@ -121,7 +125,7 @@ impl Sweeper {
             false => Ok(()),
         };
         let ended = files.store.let_go(JOB, self.holder).await.map_err(doing("end the sweep"));
-        expired.and(condemned).and(reaped).and(ended).map(|()| Some(report))
+        expired.and(closed).and(condemned).and(reaped).and(ended).map(|()| Some(report))
     }
 
     async fn hold(&self, files: &Files) -> Result<bool, Error> {
@@ -171,6 +175,24 @@ async fn expire(files: &Files, report: &mut SweepReport) -> Result<(), StoreErro
         }
     }
     failures.first()
+}
+
+async fn expire_uploads(files: &Files, report: &mut SweepReport) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    for _ in 0..PAGES {
+        let now = DateTime::from_system_time(files.clock.now());
+        let expired = files.store.find_expired_uploads(now, PAGE).await.map_err(doing("find expired uploads"))?;
+        for upload in &expired {
+            match files.expire_upload(upload).await {
+                Ok(is_closed) => report.closed += u64::from(is_closed),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        if (expired.len() as i64) < PAGE || outcome.is_err() {
+            break;
+        }
+    }
+    outcome
 }
 
 /// What could not be done by itself, and held up nothing else.

@@ -41,10 +41,28 @@ pub struct Encoding {
     most_jobs: usize,
 }
 
-/// The running hash, or the promise of it by the job that has it.
+/// The running hashes, or the promise of them by the job that has them.
 enum Hash {
-    Idle(Box<Sha256Stream>),
-    Busy(oneshot::Receiver<Box<Sha256Stream>>),
+    Idle(Box<Hashes>),
+    Busy(oneshot::Receiver<Box<Hashes>>),
+}
+
+/// What is hashed on the way.
+#[derive(Default)]
+struct Hashes {
+    /// This segment's plaintext.
+    own: Sha256Stream,
+    /// Of something longer that this segment goes on with.
+    whole: Option<Sha256Stream>,
+}
+
+impl Hashes {
+    fn update(&mut self, bytes: &[u8]) {
+        self.own.update(bytes);
+        if let Some(whole) = &mut self.whole {
+            whole.update(bytes);
+        }
+    }
 }
 
 /// Plaintext frames to be hashed and encoded together.
@@ -64,6 +82,10 @@ pub struct Encoded {
     pub plain_len: u64,
     /// Of the plaintext.
     pub sha256: Sha256Digest,
+    /// What the digest was made of, to go on with.
+    pub running: Sha256Stream,
+    /// The hash that was [continued](Encoding::continue_hash).
+    pub whole: Option<Sha256Stream>,
 }
 
 impl Encoding {
@@ -91,6 +113,13 @@ impl Encoding {
             frames_a_job,
             most_jobs,
         }
+    }
+
+    /// Hashes the plaintext into a running hash, too; before the first frame.
+    #[must_use]
+    pub fn continue_hash(mut self, whole: Option<Sha256Stream>) -> Self {
+        self.hash = Hash::Idle(Box::new(Hashes { whole, ..Hashes::default() }));
+        self
     }
 
     /// Plaintext bytes taken so far.
@@ -193,7 +222,7 @@ impl Encoding {
         Ok(self.source.fill(1).await.map_err(BodyError::into_error)? > 0)
     }
 
-    async fn idle_hash(&mut self) -> Result<Box<Sha256Stream>, Error> {
+    async fn idle_hash(&mut self) -> Result<Box<Hashes>, Error> {
         match std::mem::replace(&mut self.hash, Hash::Idle(Box::default())) {
             Hash::Idle(hash) => Ok(hash),
             Hash::Busy(promise) => promise.await.map_err(|error| Error::internal("hash the content", error)),
@@ -205,14 +234,15 @@ impl Encoding {
     /// # Errors
     /// `internal` when a worker thread ended early.
     pub async fn finish(mut self) -> Result<Encoded, Error> {
-        let sha256 = self.idle_hash().await?.finish();
+        let Hashes { own, whole } = *self.idle_hash().await?;
+        let sha256 = own.clone().finish();
         let end = self.encoder.finish(&self.entries, self.plain_len, sha256);
-        Ok(Encoded { end, plain_len: self.plain_len, sha256 })
+        Ok(Encoded { end, plain_len: self.plain_len, sha256, running: own, whole })
     }
 }
 
 impl Job {
-    fn hash(&self, hash: &mut Sha256Stream) {
+    fn hash(&self, hash: &mut Hashes) {
         self.frames.iter().for_each(|frame| hash.update(frame));
     }
 

@@ -16,26 +16,53 @@ use super::gridfs::FilesDocument;
 use super::gridfs::write::WrittenChunks;
 use super::group::{self, Group};
 use super::limit::Within;
+use super::reclaim::condemned;
 use super::registry::FileDoc;
 use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::{SegmentDoc, State};
-use super::transaction::{StepError, Transaction};
+use super::transaction::{StepError, Transaction, stale_unless};
+use super::uploads::UploadEnd;
 use super::usage::UsageEntry;
 use super::{Id, Store, StoreError, StoreResult, server_code};
 use crate::failpoint;
 
-/// What one upload made, ready to be published.
+/// Complete content, ready to be published.
 pub struct Commit {
     /// The content, live.
     pub blob: BlobDoc,
-    /// Its segment, live.
-    pub segment: SegmentDoc,
+    /// Where its bytes are.
+    pub content: Content,
+    /// What names it.
+    pub entry: Entry,
+}
+
+/// Where the bytes of new content are.
+pub enum Content {
+    /// In one segment, written under the rows of the blob.
+    Segment(Box<NewSegment>),
+    /// In the parts of an upload, which are live.
+    Parts,
+}
+
+/// A segment, complete.
+pub struct NewSegment {
+    /// Its row, live.
+    pub row: SegmentDoc,
     /// The GridFS files document.
     pub files: FilesDocument,
     /// The chunks.
     pub chunks: WrittenChunks,
-    /// What names it.
-    pub entry: Entry,
+}
+
+impl NewSegment {
+    /// Stores the files document of chunks that are stored: the last of the bytes.
+    pub(super) async fn insert_files_document(&self, store: &Store) -> StoreResult<()> {
+        if let WrittenChunks::Stored { .. } = self.chunks {
+            store.insert_files_document(&self.files).await?;
+            failpoint::hit("upload.files");
+        }
+        Ok(())
+    }
 }
 
 /// What users see of content, with its trace.
@@ -48,6 +75,8 @@ pub struct Entry {
     pub usage: UsageEntry,
     /// The idempotency key the request carried.
     pub idempotency: Option<IdempotencyDoc>,
+    /// The upload that ends with it.
+    pub upload: Option<UploadEnd>,
 }
 
 /// The memory of a creating request: the same key answers with the same file.
@@ -81,13 +110,12 @@ impl Store {
     /// # Cancel safety
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
     pub async fn commit(&self, commit: Commit) -> StoreResult<(Commit, StoreResult<()>)> {
-        if let WrittenChunks::Stored { .. } = commit.chunks {
-            if let Err(error) = self.insert_files_document(&commit.files).await {
-                return Ok((commit, Err(error)));
-            }
-            failpoint::hit("upload.files");
+        if let Content::Segment(segment) = &commit.content
+            && let Err(error) = segment.insert_files_document(self).await
+        {
+            return Ok((commit, Err(error)));
         }
-        if !matches!(commit.chunks, WrittenChunks::Unsent { .. }) {
+        if !commit.is_small() {
             let outcome = self.commit_together(std::slice::from_ref(&commit)).await;
             return Ok((commit, outcome));
         }
@@ -120,17 +148,20 @@ impl Store {
     /// Of several: [`StoreError::Stale`] where the server refused a document of one of them, for whatever reason: all
     /// are aborted, and which it was they find out alone.
     async fn commit_together(&self, commits: &[Commit]) -> StoreResult<()> {
-        let files = commits.iter().map(|commit| commit.files.to_document()).collect::<StoreResult<Vec<_>>>()?;
+        let segments: Vec<&NewSegment> = commits.iter().filter_map(Commit::segment).collect();
+        let files = segments.iter().map(|segment| segment.files.to_document()).collect::<StoreResult<Vec<_>>>()?;
         failpoint::hit("commit.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
             let steps = async {
                 match commits {
-                    [commit] if matches!(commit.chunks, WrittenChunks::Stored { .. }) => {
-                        self.publish_stored(commit, &mut *session).await?;
+                    [commit] if commit.is_reserved() => self.publish_reserved(commit, &mut *session).await?,
+                    _ => {
+                        let (blobs, new) = (self.collection::<BlobDoc>(BLOBS), commits.iter().map(|new| &new.blob));
+                        blobs.insert_many(new).session(&mut *session).await.map_err(taken)?;
+                        self.insert_segments(&segments, &files, &mut *session).await?;
                     }
-                    _ => self.publish_new(commits, &files, &mut *session).await?,
                 }
                 let entries: Vec<_> = commits.iter().map(|commit| &commit.entry).collect();
                 self.publish(&entries, session).await
@@ -145,21 +176,19 @@ impl Store {
         }
     }
 
-    /// Rows that no reservation made before; of small files, the chunks and files documents too.
-    async fn publish_new(
+    /// Rows that no reservation made before; of small segments, the chunks and files documents too.
+    pub(super) async fn insert_segments(
         &self,
-        commits: &[Commit],
+        segments: &[&NewSegment],
         files: &[Document],
         session: &mut ClientSession,
     ) -> Result<(), StepError> {
-        let blobs = commits.iter().map(|commit| &commit.blob);
-        self.collection::<BlobDoc>(BLOBS).insert_many(blobs).session(&mut *session).await.map_err(taken)?;
-        let segments = commits.iter().map(|commit| &commit.segment);
-        self.collection::<SegmentDoc>(SEGMENTS).insert_many(segments).session(&mut *session).await?;
+        let rows = segments.iter().map(|segment| &segment.row);
+        self.collection::<SegmentDoc>(SEGMENTS).insert_many(rows).session(&mut *session).await?;
         let mut buckets = BTreeMap::<&str, (Vec<&RawDocumentBuf>, Vec<&Document>)>::new();
-        for (commit, file) in commits.iter().zip(files) {
-            if let WrittenChunks::Unsent { documents, .. } = &commit.chunks {
-                let (chunks, files) = buckets.entry(&commit.segment.bucket).or_default();
+        for (segment, file) in segments.iter().zip(files) {
+            if let WrittenChunks::Unsent { documents, .. } = &segment.chunks {
+                let (chunks, files) = buckets.entry(&segment.row.bucket).or_default();
                 chunks.extend(documents);
                 files.push(file);
             }
@@ -174,17 +203,21 @@ impl Store {
         Ok(())
     }
 
-    async fn publish_stored(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
-        let pending = |id: Id| doc! { "_id": id, "state": State::Pending.name() };
-        let segments = self.collection::<SegmentDoc>(SEGMENTS);
-        let sealed = segments.replace_one(pending(commit.segment.id), &commit.segment).session(&mut *session).await?;
-        let blobs = self.collection::<BlobDoc>(BLOBS);
-        let live = blobs.replace_one(pending(commit.blob.id), &commit.blob).session(&mut *session).await;
-        let live = live.map_err(taken)?;
-        if sealed.matched_count + live.matched_count != 2 {
-            return Err(StepError::Final(StoreError::Stale));
+    /// Rows that a reservation made.
+    async fn publish_reserved(&self, commit: &Commit, session: &mut ClientSession) -> Result<(), StepError> {
+        if let Some(segment) = commit.segment() {
+            self.seal_reserved(&segment.row, session).await?;
         }
-        Ok(())
+        let blobs = self.collection::<BlobDoc>(BLOBS);
+        let live = blobs.replace_one(pending(commit.blob.id), &commit.blob).session(session).await.map_err(taken)?;
+        stale_unless(live.matched_count == 1)
+    }
+
+    /// Makes the row of a segment live that is still pending.
+    pub(super) async fn seal_reserved(&self, row: &SegmentDoc, session: &mut ClientSession) -> Result<(), StepError> {
+        let segments = self.collection::<SegmentDoc>(SEGMENTS);
+        let sealed = segments.replace_one(pending(row.id), row).session(session).await?;
+        stale_unless(sealed.matched_count == 1)
     }
 
     async fn publish(&self, entries: &[&Entry], session: &mut ClientSession) -> Result<(), StepError> {
@@ -196,7 +229,10 @@ impl Store {
         self.append_usage(&usage, session).await?;
         let keys: Vec<_> = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).collect();
         if !keys.is_empty() {
-            self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_many(keys).session(session).await?;
+            self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_many(keys).session(&mut *session).await?;
+        }
+        for end in entries.iter().filter_map(|entry| entry.upload.as_ref()) {
+            self.end_upload(end, session).await?;
         }
         Ok(())
     }
@@ -219,10 +255,14 @@ impl Store {
                 let live = doc! { "_id": same.id, "state": State::Live.name(), "sha256": same.sha256.clone() };
                 let attach = doc! { "$inc": { "gen": 1_i64 } };
                 let attached = self.documents(BLOBS).update_one(live, attach).session(&mut *session).await?;
-                if attached.matched_count != 1 {
-                    return Err(StepError::Final(StoreError::Stale));
+                stale_unless(attached.matched_count == 1)?;
+                self.publish(&[entry], &mut *session).await?;
+                if let Some(end) = &entry.upload {
+                    // Its parts repeat what is there.
+                    let blob = pending(end.blob);
+                    self.condemn_and_shred_in(end.blob, blob, condemned(end.at), session).await?;
                 }
-                self.publish(&[entry], session).await
+                Ok(())
             };
             let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
@@ -241,12 +281,35 @@ impl Store {
 /// Where small files meet: no more than 64 of them, nor more chunk bytes than one batch of a large file has.
 pub(super) fn commits() -> Group<Commit, (Commit, StoreResult<()>)> {
     const MOST: usize = 4 << 20;
-    Group::of_writes(MOST, |commit| match &commit.chunks {
-        WrittenChunks::Unsent { documents, .. } => {
+    Group::of_writes(MOST, |commit: &Commit| match commit.segment().map(|segment| &segment.chunks) {
+        Some(WrittenChunks::Unsent { documents, .. }) => {
             documents.iter().map(|chunk| chunk.as_bytes().len()).sum::<usize>().max(MOST / 64)
         }
-        WrittenChunks::Adopted | WrittenChunks::Stored { .. } => MOST,
+        Some(WrittenChunks::Adopted | WrittenChunks::Stored { .. }) | None => MOST,
     })
+}
+
+impl Commit {
+    fn segment(&self) -> Option<&NewSegment> {
+        match &self.content {
+            Content::Segment(segment) => Some(segment),
+            Content::Parts => None,
+        }
+    }
+
+    fn is_small(&self) -> bool {
+        self.segment().is_some_and(|segment| matches!(segment.chunks, WrittenChunks::Unsent { .. }))
+    }
+
+    /// Whether its blob is there, pending.
+    fn is_reserved(&self) -> bool {
+        self.segment().is_none_or(|segment| matches!(segment.chunks, WrittenChunks::Stored { .. }))
+    }
+}
+
+/// A row of this id that nobody took away from its writer.
+pub(super) fn pending(id: Id) -> Document {
+    doc! { "_id": id, "state": State::Pending.name() }
 }
 
 /// Whether the server answered, and with a no: not that it could not be reached.

@@ -130,7 +130,8 @@ pub struct Unnamed {
     pub last: Option<Id>,
 }
 
-fn condemned(now: DateTime) -> Document {
+/// The change that condemns.
+pub(super) fn condemned(now: DateTime) -> Document {
     doc! {
         "$set": { "state": State::Condemned.name(), "condemnedAt": now },
         "$unset": { "lease": "" },

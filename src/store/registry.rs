@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::audit::AuditDoc;
 use super::group;
 use super::limit::Within;
-use super::schema::REGISTRY;
+use super::schema::{BLOBS, REGISTRY};
+use super::segments::State;
 use super::transaction::{StepError, Transaction};
 use super::usage::UsageEntry;
 use super::{Id, Store, StoreError, StoreResult};
@@ -42,8 +43,11 @@ pub struct ContentDoc {
     /// Where encrypted: the name of the wrapping key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
-    /// The plaintext's SHA-256; sealed where the content is encrypted.
+    /// The plaintext's SHA-256; sealed where the content is encrypted; empty while it is not known.
     pub digest: Binary,
+    /// The digest is to be found out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub digest_due: bool,
     /// The manifest's authentication code.
     pub mac: Binary,
 }
@@ -214,6 +218,44 @@ pub struct FileChange {
 }
 
 impl Store {
+    /// Files whose digest is to be found out, by id.
+    pub async fn find_digests_due(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<FileDoc>> {
+        let mut due = doc! { "content.digestDue": true };
+        if let Some(after) = after {
+            due.insert("_id", doc! { "$gt": after });
+        }
+        let registry = self.collection::<RawDocumentBuf>(REGISTRY);
+        let found = registry.find(due).sort(doc! { "_id": 1 }).limit(limit).max_time(self.query_timeout);
+        Ok(readable(found.within(self.limit).await?).within(self.limit).await?.files)
+    }
+
+    /// Sets the digest of a file that had none, and by what equal content is found, unless other content has that
+    /// already. False when the file is another by now.
+    pub async fn settle_digest(
+        &self,
+        file: &FileDoc,
+        known: &ContentDoc,
+        look_up: Option<Binary>,
+    ) -> StoreResult<bool> {
+        let content = mongodb::bson::serialize_to_document(known).map_err(|e| StoreError::Damaged(e.to_string()))?;
+        let unchanged = doc! { "_id": file.id, "content.digestDue": true, "content.mac": &file.content.mac };
+        let (registry, settle) = (self.documents(REGISTRY), doc! { "$set": { "content": content } });
+        let settled = registry.update_one(unchanged, settle);
+        if settled.within(self.limit).await?.matched_count == 0 {
+            return Ok(false);
+        }
+        if let Some(look_up) = look_up {
+            let found_by_none = doc! { "_id": file.blob, "state": State::Live.name(), "sha256": { "$exists": false } };
+            let set = doc! { "$set": { "sha256": look_up } };
+            let found = self.documents(BLOBS).update_one(found_by_none, set).within(self.limit).await;
+            match found.map_err(StoreError::from) {
+                Ok(_) | Err(StoreError::Duplicate(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
     /// Finds the version a file's id means, unless it is expired; together with others that are asked for now.
     pub async fn find_file(&self, tenant: &str, file: Id, now: DateTime) -> StoreResult<Option<FileDoc>> {
         let store = self.clone();

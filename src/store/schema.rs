@@ -31,6 +31,8 @@ pub const USAGE_ENTRIES: &str = "usage_entries";
 pub const LEASES: &str = "leases";
 /// Answers to repeat for an idempotency key.
 pub const IDEMPOTENCY: &str = "idempotency";
+/// Resumable uploads, open and ended.
+pub const UPLOADS: &str = "uploads";
 /// How far jobs came that take long.
 pub const JOBS: &str = "jobs";
 
@@ -50,7 +52,7 @@ pub enum Keeping {
 
 /// Every collection but those of the buckets, in the order in which a backup holds them: what a restore checks
 /// first comes first.
-pub const COLLECTIONS: [(&str, Keeping); 12] = [
+pub const COLLECTIONS: [(&str, Keeping); 13] = [
     (KEYS, Keeping::Whole),
     (SEGMENTS, Keeping::Named("blob")),
     (BLOBS, Keeping::Named("_id")),
@@ -60,6 +62,7 @@ pub const COLLECTIONS: [(&str, Keeping); 12] = [
     (AUDIT, Keeping::Whole),
     (USAGE, Keeping::Whole),
     (USAGE_ENTRIES, Keeping::Whole),
+    (UPLOADS, Keeping::LeftOut("its parts are no content yet; what is under way is begun anew after a restore")),
     (LEASES, Keeping::LeftOut("it says which gateway does what at this moment")),
     (JOBS, Keeping::LeftOut("it says how far jobs came on this database")),
     (GUARDS, Keeping::LeftOut("it says what runs on this database at this moment")),
@@ -138,6 +141,12 @@ fn indexes() -> Vec<Index> {
         index(SEGMENTS, doc! { "enc.kid": 1, "_id": 1 }),
         Index { partial: Some(in_state(State::Pending)), ..index(BLOBS, doc! { "state": 1, "lease": 1 }) },
         Index { partial: Some(in_state(State::Condemned)), ..index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }) },
+        index(UPLOADS, doc! { "tenant": 1, "status": 1, "createdAt": -1 }),
+        Index { unique: true, ..index(UPLOADS, doc! { "file": 1 }) },
+        Index { partial: Some(doc! { "status": "open" }), ..index(UPLOADS, doc! { "status": 1, "expireAt": 1 }) },
+        Index { partial: Some(doc! { "behind": true }), ..index(UPLOADS, doc! { "behind": 1, "_id": 1 }) },
+        Index { is_ttl: true, ..index(UPLOADS, doc! { "purgeAt": 1 }) },
+        Index { partial: Some(doc! { "content.digestDue": true }), ..index(REGISTRY, doc! { "content.digestDue": 1 }) },
         index(USAGE_ENTRIES, doc! { "tenant": 1 }),
         Index { partial: Some(doc! { "damagedAt": { "$type": "date" } }), ..index(BLOBS, doc! { "damagedAt": 1 }) },
         index(AUDIT, doc! { "tenant": 1, "at": -1 }),

@@ -23,6 +23,9 @@ use futures::TryStreamExt;
 /// How long a release is waited for: it only makes sooner what the end of the lease makes of itself.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Rows of one reply: those of an upload in thousands of parts, too.
+pub(super) const ROWS_AT_ONCE: u32 = 10_000;
+
 /// Where a segment or a blob is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -144,6 +147,9 @@ pub struct SegmentDoc {
     pub seek: Binary,
     /// What the manifest commits to.
     pub commit: Binary,
+    /// Of a part of an upload: stands for its plaintext, to know it when it comes again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeness: Option<Binary>,
     /// The header's salt where the segment is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub salt: Option<Binary>,
@@ -179,6 +185,7 @@ impl SegmentDoc {
             frame_len: number(layout.frame_len)?,
             seek: binary([]),
             commit: binary([]),
+            likeness: None,
             salt: None,
             enc: None,
             state: State::Pending,
@@ -333,6 +340,7 @@ impl Store {
                 .collection::<RawDocumentBuf>(SEGMENTS)
                 .find(doc! { "blob": { "$in": &blobs } })
                 .sort(doc! { "blob": 1, "off": 1 })
+                .batch_size(ROWS_AT_ONCE)
                 .max_time(self.query_timeout)
                 .within(self.limit)
                 .await?;

@@ -31,6 +31,11 @@ impl From<mongodb::error::Error> for StepError {
     }
 }
 
+/// Ends a transaction whose documents changed meanwhile.
+pub(super) fn stale_unless(is_unchanged: bool) -> Result<(), StepError> {
+    if is_unchanged { Ok(()) } else { Err(StepError::Final(StoreError::Stale)) }
+}
+
 /// One transaction over as many attempts as it takes, together at most twice the limit of one operation.
 ///
 /// ```text

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::app::{ADMIN_KEY, TestApp, content_path};
 use crate::support::openapi::{Operation, operations};
 use crate::support::requests::{Reply, assert_is_problem, query, send};
+use crate::support::uploads::{begin, progress};
 
 /// Makes a credential and gives its key.
 pub async fn key(app: &TestApp, name: &str, tenant: &str, scopes: &[&str], expires_at: Option<DateTime>) -> String {
@@ -28,11 +29,37 @@ pub async fn key(app: &TestApp, name: &str, tenant: &str, scopes: &[&str], expir
     token
 }
 
-/// The request of an operation on a file, well-formed in everything but the credential.
-fn request(app: &TestApp, operation: &Operation, file: &Value) -> reqwest::RequestBuilder {
-    let path = operation.path.replace("{id}", file["id"].as_str().unwrap());
+/// What operations are on.
+pub struct Targets {
+    pub file: Value,
+    pub upload: Value,
+}
+
+impl Targets {
+    async fn make(app: &TestApp, access: &str) -> Self {
+        let file = app.put(&format!("name=a.txt&access={access}"), "text/plain", "secret").await;
+        Self { file, upload: begin(app, json!({ "name": "a.txt", "size": 1 })).await }
+    }
+
+    /// Ids of nothing.
+    fn none() -> Self {
+        let none = json!({ "id": "0123456789abcdef01234567" });
+        Self { file: none.clone(), upload: none }
+    }
+}
+
+pub fn is_of_uploads(operation: &Operation) -> bool {
+    operation.path.starts_with("/v1/uploads")
+}
+
+/// The request of an operation, well-formed in everything but the credential.
+pub fn request(app: &TestApp, operation: &Operation, targets: &Targets) -> reqwest::RequestBuilder {
+    let target = if is_of_uploads(operation) { &targets.upload } else { &targets.file };
+    let path = operation.path.replace("{id}", target["id"].as_str().unwrap()).replace("{n}", "0");
     let request = app.anonymous(&operation.method, &path);
     match operation.method.as_str() {
+        "PUT" if is_of_uploads(operation) => request.body("x"),
+        "POST" if is_of_uploads(operation) => request.json(&json!({})),
         "PATCH" => request.header("content-type", "application/json").body(r#"{"name":"stolen"}"#),
         "POST" => request.header("content-type", "text/plain").body("x"),
         _ => request,
@@ -63,7 +90,7 @@ fn guarded() -> Vec<Operation> {
 #[tokio::test]
 async fn without_a_valid_credential_everything_but_health_is_401() {
     let app = TestApp::start().await;
-    let file = app.put("name=a.txt", "text/plain", "x").await;
+    let targets = Targets::make(&app, "private").await;
     let expired = key(&app, "expired", "default", &["admin"], Some(DateTime::from_millis(1_000))).await;
     let long = "x".repeat(20_000);
     let bearer = |token: &str| format!("Bearer {token}");
@@ -85,21 +112,22 @@ async fn without_a_valid_credential_everything_but_health_is_401() {
         format!("Bearer,{ADMIN_KEY}"),
     ];
     for operation in guarded() {
-        let anonymous = send(request(&app, &operation, &file)).await;
+        let anonymous = send(request(&app, &operation, &targets)).await;
         assert_refused(&anonymous, &operation, 401, "nobody");
         for credential in &credentials {
-            let reply = send(request(&app, &operation, &file).header("authorization", credential)).await;
+            let reply = send(request(&app, &operation, &targets).header("authorization", credential)).await;
             assert_refused(&reply, &operation, 401, &format!("{credential:.40}"));
         }
-        let twice = request(&app, &operation, &file).bearer_auth(ADMIN_KEY).bearer_auth(ADMIN_KEY);
+        let twice = request(&app, &operation, &targets).bearer_auth(ADMIN_KEY).bearer_auth(ADMIN_KEY);
         assert_refused(&send(twice).await, &operation, 401, "two credentials");
-        let in_query = request(&app, &operation, &file).query_key();
+        let in_query = request(&app, &operation, &targets).query_key();
         assert_refused(&send(in_query).await, &operation, 401, "a credential in the query");
     }
     for public in operations().iter().filter(|operation| operation.is_public) {
         assert_eq!(send(app.anonymous(&public.method, &public.path)).await.status, 200, "{public:?}");
     }
-    assert_eq!(app.content(&file).await, b"x");
+    assert_eq!(app.content(&targets.file).await, b"secret");
+    assert_eq!(progress(&app, &targets.upload).await, targets.upload);
     let list = send(app.get("/v1/files")).await.expect(200);
     assert_eq!((&list["total"], &list["items"][0]["name"]), (&1.into(), &"a.txt".into()), "nothing was changed");
 }
@@ -126,19 +154,20 @@ async fn a_scope_opens_its_own_operations_only() {
     let odd = key(&app, "odd", "default", &["shares:write", "FILES:READ", "files:*", ""], None).await;
     let mut denied = 0;
     for operation in guarded() {
-        let is_write = ["POST", "PATCH", "DELETE"].contains(&operation.method.as_str());
-        // A file that the holder of the key may see, as far as its owner is concerned.
-        let file = app.put("name=a.txt&access=internal", "text/plain", "x").await;
+        let is_read = ["GET", "HEAD"].contains(&operation.method.as_str());
+        let is_write = !is_read || is_of_uploads(&operation);
+        // What the holder of the key may see, as far as its owner is concerned.
+        let targets = Targets::make(&app, "internal").await;
         for (who, key, may) in [
             ("reader", &reader, !is_write),
             ("writer", &writer, is_write),
             ("none", &none, false),
             ("odd", &odd, false),
         ] {
-            if who == "writer" && is_write && operation.path.contains("{id}") {
+            if who == "writer" && !is_read && operation.path.contains("{id}") {
                 continue;
             }
-            let reply = send(request(&app, &operation, &file).bearer_auth(key)).await;
+            let reply = send(request(&app, &operation, &targets).bearer_auth(key)).await;
             if may && !operation.path.starts_with("/v1/admin/") {
                 assert!((200..300).contains(&reply.status), "{who}: {operation:?} is {}", reply.status);
             } else {
@@ -146,7 +175,9 @@ async fn a_scope_opens_its_own_operations_only() {
                 denied += 1;
             }
         }
-        assert_eq!(send(app.get(&format!("/v1/files/{}", file["id"].as_str().unwrap()))).await.expect(200), file);
+        let file = &targets.file;
+        assert_eq!(send(app.get(&format!("/v1/files/{}", file["id"].as_str().unwrap()))).await.expect(200), *file);
+        assert_eq!(progress(&app, &targets.upload).await, targets.upload);
     }
     let entries = app.mongo().await.collection::<mongodb::bson::Document>("audit");
     let entered = entries.count_documents(mongodb::bson::doc! { "action": "access.deny" }).await.unwrap();
@@ -156,14 +187,14 @@ async fn a_scope_opens_its_own_operations_only() {
 #[tokio::test]
 async fn another_tenants_file_is_told_from_none_by_nothing() {
     let app = TestApp::start().await;
-    let file = app.put("name=a.txt&access=public", "text/plain", "secret").await;
-    let none = json!({ "id": "0123456789abcdef01234567" });
+    let (targets, none) = (Targets::make(&app, "public").await, Targets::none());
+    let file = &targets.file;
     let stranger = key(&app, "stranger", "other", &["admin"], None).await;
     for operation in guarded().iter().filter(|operation| operation.path.contains("{id}")) {
         for (name, value) in [("accept", "*/*"), ("range", "bytes=0-1"), ("if-none-match", "*"), ("if-match", "\"x\"")]
         {
             let mut answers = Vec::new();
-            for target in [&file, &none] {
+            for target in [&targets, &none] {
                 let reply = send(request(&app, operation, target).bearer_auth(&stranger).header(name, value)).await;
                 assert_refused(&reply, operation, 404, "a stranger");
                 let mut headers: Vec<_> = reply.headers.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
@@ -186,7 +217,10 @@ async fn another_tenants_file_is_told_from_none_by_nothing() {
         let path = format!("/v1/files?{}", query(&[filter]));
         assert_eq!(send(app.anonymous("GET", &path).bearer_auth(&stranger)).await.expect(200)["total"], 0);
     }
-    assert_eq!(send(app.get(&content_path(&file))).await.body, b"secret");
+    assert_eq!(send(app.get(&content_path(file))).await.body, b"secret");
+    assert_eq!(progress(&app, &targets.upload).await, targets.upload);
+    let uploads = send(app.anonymous("GET", "/v1/uploads").bearer_auth(&stranger)).await.expect(200);
+    assert_eq!(uploads["items"], json!([]));
 }
 
 #[tokio::test]

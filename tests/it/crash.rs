@@ -17,7 +17,6 @@ use mongodb::bson::{DateTime, Document, doc};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::crash_jobs;
 use crate::starting::{Gateway, gridgate};
 use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, noise};
 use crate::support::model::prose;
@@ -25,6 +24,7 @@ use crate::support::mongod;
 use crate::support::recount::{Surplus, recount};
 use crate::support::requests::send;
 use crate::tidy::files_with;
+use crate::{crash_jobs, crash_uploads};
 
 const TYPE: &str = "application/octet-stream";
 const SIGABRT: i32 = 6;
@@ -381,7 +381,7 @@ impl House {
 
 /// Ends the transactions whose clients are gone, as the server does by itself after a minute: until
 /// then nobody else can change what they changed.
-async fn end_transactions_of_the_dead() {
+pub async fn end_transactions_of_the_dead() {
     let admin = mongodb::Client::with_uri_str(mongod::uri()).await.unwrap().database("admin");
     let everything = doc! { "$currentOp": { "allUsers": true, "idleConnections": true, "idleSessions": true } };
     let ops: Vec<Document> = admin.aggregate([everything]).await.unwrap().try_collect().await.unwrap();
@@ -414,6 +414,7 @@ fn placed() -> BTreeSet<String> {
 fn every_point_is_documented_and_died_at() {
     let deaths = UPLOADS.iter().chain(&SHARES).chain(&DELETES).chain(&SWEEPS).chain(&COUNTS);
     let deaths = deaths.map(|Death(point, act, ..)| (*point, act.name())).chain(crash_jobs::deaths());
+    let deaths = deaths.chain(crash_uploads::deaths());
     let died: BTreeSet<_> = deaths.map(|(point, act)| (point.to_owned(), act.to_owned())).collect();
     assert_eq!(documented(), died);
     // At which time it dies there, if not the first, stands behind a colon.

@@ -15,5 +15,6 @@ pub mod replica_set;
 pub mod requests;
 pub mod scan;
 pub mod store;
+pub mod uploads;
 pub mod wire;
 pub mod witness;

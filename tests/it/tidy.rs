@@ -546,7 +546,7 @@ fn every_case_names_tests_that_are_there() {
     assert_eq!(wrong_cases(planted).len(), 5, "{:?}", wrong_cases(planted));
     let document = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
     let table = document.split("\n## ").find(|section| section.starts_with("Cases")).unwrap();
-    for (section, count) in [("INT", 5), ("ENC", 10), ("DED", 3), ("LIF", 8), ("OPS", 7)] {
+    for (section, count) in [("INT", 5), ("ENC", 10), ("DED", 3), ("LIF", 8), ("SES", 8), ("OPS", 7)] {
         assert_eq!(table.matches(&format!("\n| {section}-")).count(), count, "cases of {section}");
     }
     let offences = wrong_cases(table);

@@ -1,5 +1,5 @@
-//! From the last byte of a plain upload, handed to the socket, to its answer: it should not grow with the
-//! file. Resumable uploads and their `complete` are not there yet; their rows belong here.
+//! From the last byte of a plain upload, handed to the socket, to its answer; and how long completing an upload in
+//! parts takes. Neither should grow with the file.
 
 use crate::arguments::{Suite, size};
 use crate::content::Kind;
@@ -19,9 +19,20 @@ pub async fn run(lab: &mut Lab) -> Outcome<()> {
             let values = [("finishMs", wait.as_secs_f64() * 1e3)];
             lab.report.add(Suite::Finish.name(), &case(len), way.who, round, values);
         }
+        for &(parts, part_len) in lab.scale.complete {
+            let body = lab.contents.body_of(Kind::Random, parts * part_len, part_len);
+            let wait = way.upload_in_parts(&mut connection, &body).await?;
+            let values = [("completeMs", wait.as_secs_f64() * 1e3)];
+            lab.report.add(Suite::Finish.name(), &complete_case(parts, part_len), way.who, round, values);
+        }
         stage.clear().await?;
     }
     Ok(())
+}
+
+/// What the report calls it.
+pub fn complete_case(parts: usize, part_len: usize) -> String {
+    format!("complete {parts} parts of {}", size(part_len))
 }
 
 /// What the report calls it.

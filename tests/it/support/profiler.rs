@@ -11,10 +11,18 @@ pub async fn start(db: &Database) {
 
 /// Stops counting and gives the operations on a collection, in order; forgets them.
 pub async fn stop(db: &Database, collection: &str) -> Vec<Document> {
+    stop_and_find(db, doc! { "ns": format!("{}.{collection}", db.name()) }).await
+}
+
+/// Stops counting and gives all operations, in order; forgets them.
+pub async fn stop_all(db: &Database) -> Vec<Document> {
+    stop_and_find(db, doc! { "ns": { "$ne": format!("{}.system.profile", db.name()) } }).await
+}
+
+async fn stop_and_find(db: &Database, filter: Document) -> Vec<Document> {
     db.run_command(doc! { "profile": 0 }).await.unwrap();
     let profile = db.collection::<Document>("system.profile");
-    let of_collection = doc! { "ns": format!("{}.{collection}", db.name()) };
-    let found = profile.find(of_collection).sort(doc! { "ts": 1 }).await.unwrap().try_collect().await.unwrap();
+    let found = profile.find(filter).sort(doc! { "ts": 1 }).await.unwrap().try_collect().await.unwrap();
     profile.drop().await.unwrap();
     found
 }

@@ -77,6 +77,12 @@ impl Program {
         }
         program
     }
+
+    /// Sends it a signal: `STOP`, `CONT`, `KILL`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
 }
 
 impl Drop for Program {

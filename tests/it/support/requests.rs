@@ -69,7 +69,7 @@ pub fn assert_is_problem(reply: &Reply) {
     if reply.status == 401 {
         assert_eq!(reply.header("www-authenticate"), "Bearer");
     }
-    if reply.status == 503 {
+    if [429, 503].contains(&reply.status) {
         assert_ne!(reply.header("retry-after"), "");
     }
 }

@@ -158,6 +158,7 @@ pub fn pending(id: Id, chunk_size: u32) -> Pending {
         frame_len: i32::try_from(chunk_size).unwrap(),
         seek: binary([]),
         commit: binary([]),
+        likeness: None,
         salt: None,
         enc: None,
         state: State::Pending,
