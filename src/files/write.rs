@@ -118,15 +118,19 @@ impl Files {
         let encoded = match self.encode_into(&mut writer, &head, encoding, room).await {
             Ok(encoded) => encoded,
             Err(error) => {
-                if error.code.row().has_no_side_effects {
-                    self.abandon(writer, &pending).await;
-                }
+                self.abandon(writer, &pending, error.code.row().has_no_side_effects).await;
                 return Err(error);
             }
         };
         let Encoded { end, plain_len, sha256, running, whole } = encoded;
         let stored_len = writer.stored_len();
-        let chunks = writer.finish().await.map_err(|e| e.doing(STORING))?;
+        let chunks = match writer.finish().await {
+            Ok(chunks) => chunks,
+            Err(error) => {
+                self.remove_late(&pending.segment).await;
+                return Err(error.doing(STORING));
+            }
+        };
         let plain = PlainFacts { sha256: Some(sha256), customer };
         Ok(Stored { pending, end, plain_len, stored_len, plain, running, whole, chunks })
     }
@@ -153,17 +157,23 @@ impl Files {
         Ok(encoded)
     }
 
-    /// Ends an upload that will not be published.
-    async fn abandon(&self, mut writer: ChunkWriter, pending: &Pending) {
+    /// Ends an upload that will not be published; its lease only where no outcome is unknown.
+    async fn abandon(&self, mut writer: ChunkWriter, pending: &Pending, is_certain: bool) {
         let settled = writer.settle().await;
         if writer.has_reserved() {
-            self.give_up(pending).await;
-            if let Err(error) = self.store.remove_late_chunks(pending).await {
-                tracing::warn!(error = %error, segment = %pending.segment.id, "chunks of an ended upload may be left");
+            if is_certain {
+                self.give_up(pending).await;
             }
+            self.remove_late(&pending.segment).await;
         }
         if let Err(error) = settled {
             tracing::debug!(error = %error, "an insert of an ended upload failed");
+        }
+    }
+
+    async fn remove_late(&self, segment: &SegmentDoc) {
+        if let Err(error) = self.store.remove_late(segment).await {
+            tracing::warn!(error = %error, segment = %segment.id, "chunks of an ended upload may be left");
         }
     }
 

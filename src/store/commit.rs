@@ -63,6 +63,14 @@ impl NewSegment {
         }
         Ok(())
     }
+
+    /// Removes it where a sweep had taken its rows away before the files document came.
+    pub(super) async fn remove_late(&self, store: &Store, outcome: &StoreResult<()>) -> StoreResult<()> {
+        match (outcome, &self.chunks) {
+            (Err(StoreError::Stale), WrittenChunks::Stored { .. }) => store.remove_late(&self.row).await,
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What users see of content, with its trace.
@@ -117,6 +125,9 @@ impl Store {
         }
         if !commit.is_small() {
             let outcome = self.commit_together(std::slice::from_ref(&commit)).await;
+            if let Some(segment) = commit.segment() {
+                segment.remove_late(self, &outcome).await?;
+            }
             return Ok((commit, outcome));
         }
         let store = self.clone();

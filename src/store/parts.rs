@@ -94,6 +94,12 @@ impl Store {
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
     pub async fn commit_part(&self, part: &PartCommit) -> StoreResult<()> {
         part.segment.insert_files_document(self).await?;
+        let outcome = self.hand_over(part).await;
+        part.segment.remove_late(self, &outcome).await?;
+        outcome
+    }
+
+    async fn hand_over(&self, part: &PartCommit) -> StoreResult<()> {
         let files = part.segment.files.to_document()?;
         failpoint::hit("part.before");
         let mut transaction = Transaction::new(self).await?;

@@ -299,11 +299,10 @@ impl Store {
         self.set_lease(pending.blob.id, pending.segment.id, at_once).within(RELEASE_LIMIT).await.map(drop)
     }
 
-    /// Removes the chunks of an upload whose rows a sweep took away before the last of them came.
+    /// Removes what was written of a segment whose row a sweep took away before the last of it came.
     ///
-    /// **MUST NOT** follow a commit, whatever became of it: only what was never to be published may go.
-    pub async fn remove_late_chunks(&self, pending: &Pending) -> StoreResult<()> {
-        let segment = &pending.segment;
+    /// Its inserts **MUST** have settled, and no commit of it be under way.
+    pub async fn remove_late(&self, segment: &SegmentDoc) -> StoreResult<()> {
         if self.find_segments_by_id(&[segment.id]).await?.is_empty() {
             self.delete_grid_file(&segment.bucket, &segment.id.into()).await?;
         }
