@@ -136,6 +136,7 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         downloads: Arc::default(),
         limits: Arc::default(),
         turns: Arc::default(),
+        writers: Arc::default(),
         space: Arc::default(),
     };
     rekey::warn_of_missing_keys(&files).await?;
@@ -216,6 +217,7 @@ pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
         files,
         public_url: public_url.unwrap_or(url).into(),
         body_idle: Duration::from_secs(settings.server.body_idle_secs),
+        cors_origins: settings.server.cors_origins.clone().into(),
         allows_insecure_keys: settings.server.allow_insecure_customer_keys,
     }
 }

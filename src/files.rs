@@ -44,6 +44,7 @@ use downloads::Downloads;
 use quota::LimitCache;
 use space::Space;
 use turns::Turns;
+use uploads::Writers;
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -131,6 +132,8 @@ pub struct Files {
     pub limits: Arc<LimitCache>,
     /// Whose turn it is to publish.
     pub turns: Arc<Turns>,
+    /// Who appends to which upload.
+    pub writers: Arc<Writers>,
     /// Free space of the database.
     pub space: Arc<Space>,
 }

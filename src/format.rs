@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod seal;
 pub mod seek_table;
 pub mod segment;
+pub mod upload;
 
 use thiserror::Error;
 
@@ -47,7 +48,7 @@ pub enum FormatError {
     WrongKey,
     #[error("the manifest does not match its authentication code")]
     Manifest,
-    #[error("the digest record does not open")]
+    #[error("the digest record, or one of an upload, does not open")]
     Digest,
 }
 

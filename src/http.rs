@@ -7,6 +7,7 @@ pub mod auth;
 pub mod body;
 pub mod conditional;
 pub mod content;
+pub mod cors;
 pub mod cursor;
 pub mod customer_key;
 pub mod denied;
@@ -22,6 +23,7 @@ pub mod problem;
 pub mod query;
 pub mod ranges;
 pub mod serve;
+pub mod tus;
 pub mod uploads;
 pub mod view;
 
@@ -55,6 +57,8 @@ pub struct ServerSettings {
     pub body_idle_secs: u64,
     /// Open connections, 1 to 100,000.
     pub max_connections: u32,
+    /// Origins whose pages may ask; `*`: any.
+    pub cors_origins: Vec<String>,
     /// Take keys of clients over a network without TLS, too.
     pub allow_insecure_customer_keys: bool,
 }
@@ -70,6 +74,20 @@ impl ServerSettings {
         ];
         if let Some((key, value, range)) = ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {
             return Err(format!("{key}: {value} is not between {} and {}", range.start(), range.end()));
+        }
+        let is_origin = |origin: &&String| {
+            let uri = origin.parse::<http::Uri>();
+            let is_plain = |uri: &http::Uri| {
+                matches!(uri.scheme_str(), Some("http" | "https"))
+                    && matches!(uri.path(), "" | "/")
+                    && !origin.ends_with('/')
+            };
+            *origin == "*" || uri.is_ok_and(|uri| uri.authority().is_some() && is_plain(&uri))
+        };
+        if let Some(origin) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(format!(
+                "server.cors_origins: {origin:?} is not \"*\" or an origin such as https://example.org"
+            ));
         }
         let url = &self.public_url;
         let is_base = url.parse::<http::Uri>().is_ok_and(|uri| {
@@ -91,6 +109,8 @@ pub struct AppState {
     pub public_url: Arc<str>,
     /// How long a body may stand still.
     pub body_idle: Duration,
+    /// Origins whose pages may ask.
+    pub cors_origins: Arc<[String]>,
     /// Whether clients' keys are taken over a network without TLS.
     pub allows_insecure_keys: bool,
 }
@@ -103,6 +123,7 @@ fn compressed() -> CompressionLayer {
 
 /// Every route, inside the layers.
 pub fn router(state: AppState) -> Router {
+    let tus_upload = get(tus::get).patch(tus::patch).delete(tus::terminate).post(tus::overridden).options(tus::options);
     Router::new()
         .route("/v1/files", post(files::put).merge(get(files::list).layer(compressed())))
         .route("/v1/files/{id}", get(files::head).patch(files::edit).delete(files::delete))
@@ -111,6 +132,9 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/uploads/{id}", get(uploads::show).delete(uploads::abort))
         .route("/v1/uploads/{id}/parts/{n}", put(uploads::put_part))
         .route("/v1/uploads/{id}/complete", post(uploads::complete))
+        .route("/tus", post(tus::create).options(tus::options))
+        .route("/tus/", post(tus::create).options(tus::options))
+        .route("/tus/{id}", tus_upload)
         .route("/v1/admin/quotas/{tenant}", get(admin::quota).put(admin::set_quota))
         .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))
@@ -125,6 +149,8 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn_with_state(state.clone(), denied::record))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn_with_state(state.clone(), problem::render))
+        .layer(from_fn_with_state(state.clone(), cors::answer))
+        .layer(from_fn(tus::label))
         .layer(from_fn(metrics::count))
         .with_state(state)
 }

@@ -4,35 +4,41 @@
 //! An upload is a row of parts of one length, the last of which may be shorter. They come in any order, several at
 //! once, through any gateway; one that comes again takes the place of the earlier one.
 
+mod append;
 mod complete;
 mod hash;
+mod keys;
 mod part;
+mod piece;
 pub mod progress;
+mod tail;
+mod writers;
 
 use std::ops::Range;
 use std::time::Duration;
 
+pub use append::{AppendRequest, Appended, Verdict};
 pub use part::PartRequest;
+pub use writers::Writers;
 
 use super::access::{Action, Principal, permit};
 use super::describe::later;
 use super::options::PutOptions;
-use super::protection::{key_required, wished};
+use super::protection::wished;
 use super::publish::idempotency_id;
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
-use crate::format::FormatError;
-use crate::format::digest::{Sha256Digest, likeness, upload_key};
+use crate::format::digest::Sha256Digest;
 use crate::format::key::Key;
-use crate::format::key_wrap::{WrapBinding, WrapMode, WrappedKey, unwrap, wrap};
+use crate::format::key_wrap::{WrapBinding, WrapMode, wrap};
 use crate::format::manifest::Protection;
 use crate::random;
 use crate::store::audit::AuditDoc;
 use crate::store::blobs::BlobDoc;
 use crate::store::commit::IdempotencyDoc;
 use crate::store::segments::{WrapDoc, binary};
-use crate::store::uploads::{HashedDoc, UploadDoc, UploadStatus};
-use crate::store::{Binary, DateTime, Document, Id, StoreError, doc, new_id};
+use crate::store::uploads::{HashedDoc, TailSpan, UploadDoc, UploadStatus};
+use crate::store::{DateTime, Document, Id, StoreError, doc, new_id};
 
 /// Bytes of a part, where the client may choose.
 pub const PART_SIZES: std::ops::RangeInclusive<u64> = 256 << 10..=256 << 20;
@@ -48,6 +54,8 @@ pub struct UploadRequest {
     pub said: Vec<(String, String)>,
     /// The declared media type.
     pub declared_type: Option<String>,
+    /// What a client of tus said, as it was sent.
+    pub metadata: Option<String>,
     /// Bytes of the file; none if they are not known yet.
     pub size: Option<u64>,
     /// Bytes of a part, where the client chooses.
@@ -145,10 +153,14 @@ impl Files {
             part_size: number(part_size)?,
             declared_type: request.declared_type.clone(),
             said,
+            metadata: request.metadata.clone(),
             announced: request.sha256.map(|digest| self.stand_in(&principal.tenant, digest, sent)),
             enc: enc.as_ref().map(WrapDoc::from),
             storing: None,
             recognised: None,
+            offset: Some(0),
+            epoch: 0,
+            tail: TailSpan::default(),
             hashed: HashedDoc::default(),
             behind: false,
             revision: 0,
@@ -156,14 +168,6 @@ impl Files {
             updated_at: now,
             expire_at: later(now, self.settings.upload_life_secs),
             purge_at: None,
-        })
-    }
-
-    /// What is stored in the place of a digest, to know equal content by.
-    fn stand_in(&self, tenant: &str, digest: Sha256Digest, sent: Option<&Key>) -> Binary {
-        binary(match sent {
-            Some(sent) => likeness(digest, sent),
-            None => self.keys.roots.dedup.mac(&[tenant.as_bytes(), b"\0", &digest.0]),
         })
     }
 
@@ -292,37 +296,6 @@ impl Files {
     /// How long an upload waits for its next part.
     pub(super) fn upload_life(&self) -> Duration {
         Duration::from_secs(self.settings.upload_life_secs)
-    }
-
-    /// The key that seals what an upload keeps of its content while it is open.
-    ///
-    /// # Errors
-    /// `key_required` and `key_mismatch` for an upload under a client's key; `bad_header` for a key that it was not
-    /// begun with.
-    fn upload_key(&self, upload: &UploadDoc, sent: Option<&Key>) -> Result<Key> {
-        let damaged = |error: FormatError| Error::damaged("open the upload's key", error);
-        match (&upload.enc, sent) {
-            (None, None) => Ok(self.managed_upload_key()),
-            (None, Some(_)) => Err(Error::bad_header(
-                super::protection::KEY_HEADER,
-                "The upload was begun without a key: send it with the request that begins it, too.",
-            )),
-            (Some(_), None) => Err(key_required()),
-            (Some(enc), Some(sent)) => {
-                let record = WrappedKey::try_from(enc).map_err(damaged)?;
-                let binding = WrapBinding { tenant: &upload.tenant, id: &upload.id.bytes() };
-                unwrap(&record, sent, binding).map_err(|error| match error {
-                    FormatError::WrongKey => {
-                        Error::new(ErrorCode::KeyMismatch, "The upload was begun with another key.")
-                    }
-                    error => damaged(error),
-                })
-            }
-        }
-    }
-
-    fn managed_upload_key(&self) -> Key {
-        upload_key(&self.keys.roots.digest)
     }
 }
 

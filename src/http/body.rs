@@ -1,9 +1,11 @@
 //! A request's body as a stream: idle limit, content coding, and the client's faults told apart
 //! from ours. Never holds more than the piece at hand.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
@@ -27,6 +29,39 @@ pub fn stream_body(body: Body, idle: Duration) -> BodyStream {
         }
     });
     Box::pin(pieces)
+}
+
+/// The fields after a body, once it has ended.
+pub type Trailers = Arc<Mutex<Option<HeaderMap>>>;
+
+/// As [`stream_body`], with the fields after the body.
+pub fn stream_with_trailers(body: Body, idle: Duration) -> (BodyStream, Trailers) {
+    let trailers = Trailers::default();
+    let kept = Arc::clone(&trailers);
+    let pieces = stream::unfold(Some(body), move |body| {
+        let kept = Arc::clone(&kept);
+        async move {
+            let mut body = body?;
+            loop {
+                let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+                let frame = match tokio::time::timeout(idle, frame).await {
+                    Err(_) => return Some((Err(BodyError::Idle), None)),
+                    Ok(None) => return None,
+                    Ok(Some(Err(error))) => return Some((Err(BodyError::Hangup(error.into())), None)),
+                    Ok(Some(Ok(frame))) => frame,
+                };
+                match frame.into_data() {
+                    Ok(piece) => return Some((Ok::<Bytes, _>(piece), Some(body))),
+                    Err(frame) => {
+                        if let Ok(fields) = frame.into_trailers() {
+                            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(fields);
+                        }
+                    }
+                }
+            }
+        }
+    });
+    (Box::pin(pieces), trailers)
 }
 
 /// A small body as a whole.

@@ -96,6 +96,11 @@ where
         Ok(self.pieces.len())
     }
 
+    /// How many bytes are at hand.
+    pub fn at_hand(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Takes up to `len` of the bytes at hand.
     pub fn take(&mut self, len: usize) -> Vec<Bytes> {
         self.pieces.take(len)

@@ -1,7 +1,7 @@
 //! The parts of an open upload: live segments of its blob, which is pending until the upload is completed.
 //!
 //! A part is written under rows of its own, as any content is, and handed over to its upload by
-//! [`commit_part`](Store::commit_part). So a writer that dies, or sleeps past its lease, leaves what the sweep knows
+//! [`hand_over`](Store::hand_over). So a writer that dies, or sleeps past its lease, leaves what the sweep knows
 //! already, and of two writers of one part the one that commits last has it, wholly.
 
 use std::ops::Range;
@@ -10,16 +10,17 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use mongodb::ClientSession;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
-use serde::Deserialize;
+use mongodb::options::ReturnDocument;
+use serde::{Deserialize, Serialize};
 
 use super::blobs::BlobDoc;
 use super::commit::{NewSegment, pending};
 use super::gridfs::write::WrittenChunks;
 use super::limit::Within;
-use super::schema::{BLOBS, SEGMENTS, UPLOADS};
+use super::schema::{BLOBS, SEGMENTS, TAILS, UPLOADS};
 use super::segments::{ROWS_AT_ONCE, State};
 use super::transaction::{StepError, Transaction, stale_unless};
-use super::uploads::{HashedDoc, RecognisedDoc, UploadDoc, UploadStatus, document};
+use super::uploads::{HashedDoc, RecognisedDoc, TailSpan, UploadDoc, UploadStatus, document};
 use super::{Id, Store, StoreResult, new_id};
 use crate::failpoint;
 
@@ -38,19 +39,17 @@ pub struct PartRow {
     pub likeness: Option<Binary>,
 }
 
-/// A part that is complete.
-pub struct PartCommit {
-    /// Its upload, as it was found.
+/// Complete bytes for an upload.
+pub struct Handover {
+    /// The upload, as it was found.
     pub upload: UploadDoc,
-    /// The pending blob that it was written under.
-    pub attempt: Id,
-    /// Its segment, live, of the upload's blob.
-    pub segment: NewSegment,
-    /// The place it takes: whatever lies in it goes.
-    pub place: Range<i64>,
-    /// As what its first bytes are recognised, where they are the content's.
+    /// The bytes, by their place.
+    pub pieces: Vec<Piece>,
+    /// What they are to the upload.
+    pub act: Act,
+    /// As what the first bytes are recognised, where these are the content's.
     pub recognised: Option<RecognisedDoc>,
-    /// Where it continued the running hash.
+    /// Where they continued the running hash.
     pub hashing: Option<Hashing>,
     /// Whether a gateway can hash later what comes too early now.
     pub can_catch_up: bool,
@@ -58,6 +57,51 @@ pub struct PartCommit {
     pub at: DateTime,
     /// How long the upload lives from now on, if nobody goes on with it.
     pub life: Duration,
+}
+
+/// A segment of an upload.
+pub struct Piece {
+    /// The pending blob that it was written under.
+    pub attempt: Id,
+    /// The segment, live, of the upload's blob.
+    pub segment: NewSegment,
+}
+
+/// What bytes are to their upload.
+pub enum Act {
+    /// A whole part: whatever lies in its place goes.
+    Put(Range<i64>),
+    /// They go on where the upload ended, which it still **MUST** do, with the writer of its epoch.
+    Append {
+        /// Where it ends then.
+        end: i64,
+        /// What becomes of the tail.
+        tail: TailChange,
+    },
+}
+
+/// What an append does with the tail.
+pub enum TailChange {
+    /// It is in the pieces.
+    Consumed,
+    /// It becomes longer.
+    Grown(TailDoc),
+}
+
+/// Bytes at the end of an upload that are too few for a segment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TailDoc {
+    /// Random.
+    #[serde(rename = "_id")]
+    pub id: Id,
+    /// Whose they are.
+    pub upload: Id,
+    /// Where they begin.
+    pub off: i64,
+    /// How many they are.
+    pub len: i64,
+    /// Sealed under the upload's key.
+    pub data: Binary,
 }
 
 /// A step of the running hash.
@@ -84,37 +128,44 @@ impl Store {
         Ok(found.within(self.limit).await?.try_collect().within(self.limit).await?)
     }
 
-    /// Hands a part over to its upload, in the place of what lies there.
+    /// Hands complete bytes over to their upload.
     ///
     /// # Errors
-    /// [`StoreError::Stale`](super::StoreError::Stale) when the upload is not open any more, or the part was taken
-    /// away from its writer.
+    /// [`StoreError::Stale`](super::StoreError::Stale) when the upload is not open any more, or does not end any more
+    /// where the bytes begin, or a piece was taken away from its writer.
     ///
     /// # Cancel safety
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
-    pub async fn commit_part(&self, part: &PartCommit) -> StoreResult<()> {
-        part.segment.insert_files_document(self).await?;
-        let outcome = self.hand_over(part).await;
-        part.segment.remove_late(self, &outcome).await?;
+    pub async fn hand_over(&self, bytes: &Handover) -> StoreResult<()> {
+        for piece in &bytes.pieces {
+            piece.segment.insert_files_document(self).await?;
+        }
+        let outcome = self.take_over(bytes).await;
+        for piece in &bytes.pieces {
+            piece.segment.remove_late(self, &outcome).await?;
+        }
         outcome
     }
 
-    async fn hand_over(&self, part: &PartCommit) -> StoreResult<()> {
-        let files = part.segment.files.to_document()?;
+    async fn take_over(&self, bytes: &Handover) -> StoreResult<()> {
         failpoint::hit("part.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
             let steps = async {
-                let is_changed = self.condemn_parts(part, &mut *session).await?;
-                self.note_part(part, is_changed, &mut *session).await?;
-                self.lease_upload(part.upload.blob, part.life, &mut *session).await?;
-                if let WrittenChunks::Unsent { .. } = part.segment.chunks {
-                    return self.insert_segments(&[&part.segment], std::slice::from_ref(&files), session).await;
+                let is_changed = match &bytes.act {
+                    Act::Put(place) => self.condemn_parts(bytes, place, &mut *session).await?,
+                    Act::Append { tail, .. } => {
+                        self.change_tail(bytes.upload.id, tail, &mut *session).await?;
+                        false
+                    }
+                };
+                self.note_bytes(bytes, is_changed, &mut *session).await?;
+                self.lease_upload(bytes.upload.blob, bytes.life, &mut *session).await?;
+                for piece in &bytes.pieces {
+                    self.take_piece(piece, &mut *session).await?;
                 }
-                self.seal_reserved(&part.segment.row, &mut *session).await?;
-                let attempt = self.documents(BLOBS).delete_one(pending(part.attempt)).session(session).await?;
-                stale_unless(attempt.deleted_count == 1)
+                Ok(())
             };
             let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
@@ -123,17 +174,35 @@ impl Store {
         }
     }
 
+    async fn take_piece(&self, piece: &Piece, session: &mut ClientSession) -> Result<(), StepError> {
+        let segment = &piece.segment;
+        if let WrittenChunks::Unsent { .. } = segment.chunks {
+            let files = segment.files.to_document().map_err(StepError::Final)?;
+            return self.insert_segments(&[segment], &[files], session).await;
+        }
+        self.seal_reserved(&segment.row, &mut *session).await?;
+        let attempt = self.documents(BLOBS).delete_one(pending(piece.attempt)).session(session).await?;
+        stale_unless(attempt.deleted_count == 1)
+    }
+
     /// Gives what lies in a part's place to a condemned blob and destroys its keys; whether there was anything.
-    async fn condemn_parts(&self, part: &PartCommit, session: &mut ClientSession) -> Result<bool, StepError> {
+    async fn condemn_parts(
+        &self,
+        bytes: &Handover,
+        place: &Range<i64>,
+        session: &mut ClientSession,
+    ) -> Result<bool, StepError> {
         let condemned = BlobDoc {
             state: State::Condemned,
-            condemned_at: Some(part.at),
+            condemned_at: Some(bytes.at),
             generation: 1,
-            ..BlobDoc::pending(new_id(), part.upload.tenant.clone())
+            ..BlobDoc::pending(new_id(), bytes.upload.tenant.clone())
         };
         let give = doc! { "$set": { "blob": condemned.id }, "$unset": { "enc": "" } };
-        let lying = lying_in(part.upload.blob, &part.place);
+        let lying = lying_in(bytes.upload.blob, place);
         let given = self.documents(SEGMENTS).update_many(lying, give).session(&mut *session).await?;
+        let tails = doc! { "upload": bytes.upload.id, "off": { "$gte": place.start, "$lt": place.end } };
+        self.documents(TAILS).delete_many(tails).session(&mut *session).await?;
         if given.matched_count == 0 {
             return Ok(false);
         }
@@ -141,22 +210,57 @@ impl Store {
         Ok(true)
     }
 
-    /// Notes in an open upload that a part came, so that of two acts on one upload at once one has to come after
+    async fn change_tail(&self, upload: Id, tail: &TailChange, session: &mut ClientSession) -> Result<(), StepError> {
+        let tails = self.collection::<TailDoc>(TAILS);
+        match tail {
+            TailChange::Consumed => {
+                tails.delete_many(doc! { "upload": upload }).session(session).await?;
+            }
+            TailChange::Grown(tail) => {
+                tails.insert_one(tail).session(session).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes in an open upload that bytes came, so that of two acts on one upload at once one has to come after
     /// the other.
-    async fn note_part(
+    async fn note_bytes(
         &self,
-        part: &PartCommit,
+        bytes: &Handover,
         is_changed: bool,
         session: &mut ClientSession,
     ) -> Result<(), StepError> {
-        let open = doc! {
-            "_id": part.upload.id,
-            "status": UploadStatus::Open.name(),
-            "expireAt": { "$gt": part.at },
-        };
-        let change = part.change(is_changed).map_err(StepError::Final)?;
+        let mut open = open_upload(&bytes.upload, bytes.at);
+        if let Act::Append { .. } = bytes.act {
+            open.extend(doc! { "epoch": bytes.upload.epoch, "offset": bytes.upload.offset });
+        }
+        let change = bytes.change(is_changed).map_err(StepError::Final)?;
         let noted = self.documents(UPLOADS).update_one(open, vec![doc! { "$set": change }]).session(session).await?;
         stale_unless(noted.matched_count == 1)
+    }
+
+    /// Becomes the only writer that may append to an upload, which **MUST** end at `offset`; gives the upload as it is
+    /// then, none when it is another by now.
+    pub async fn begin_append(&self, upload: &UploadDoc, offset: i64, at: DateTime) -> StoreResult<Option<UploadDoc>> {
+        let mut unchanged = open_upload(upload, at);
+        // Where the end was found out by looking at the parts, these must be the same.
+        match upload.offset {
+            Some(_) => unchanged.insert("offset", offset),
+            None => unchanged.insert("revision", upload.revision),
+        };
+        let begin = doc! { "$inc": { "epoch": 1_i64 }, "$set": { "offset": offset } };
+        let uploads = self.collection::<UploadDoc>(UPLOADS);
+        let begun = uploads.find_one_and_update(unchanged, begin).return_document(ReturnDocument::After);
+        Ok(begun.within(self.limit).await?)
+    }
+
+    /// The tail of an upload, in order.
+    pub async fn find_tail(&self, upload: Id) -> StoreResult<Vec<TailDoc>> {
+        let tails = self.collection::<TailDoc>(TAILS);
+        let found = tails.find(doc! { "upload": upload }).sort(doc! { "off": 1 }).batch_size(ROWS_AT_ONCE);
+        let found = found.max_time(self.query_timeout).within(self.limit).await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     /// Open uploads with parts that the running hash did not see, by id.
@@ -201,9 +305,49 @@ impl Store {
     }
 }
 
-impl PartCommit {
+impl Handover {
+    /// Where the bytes begin.
+    fn start(&self) -> i64 {
+        self.pieces.first().map_or(0, |piece| piece.segment.row.off)
+    }
+
     /// What it changes in its upload; `is_changed`: something else lay in its place.
     fn change(&self, is_changed: bool) -> StoreResult<Document> {
+        let lives_until = self.at.timestamp_millis().saturating_add(self.life.as_millis() as i64);
+        let mut change = doc! {
+            "revision": { "$add": ["$revision", 1_i64] },
+            "updatedAt": self.at,
+            "expireAt": DateTime::from_millis(lives_until),
+        };
+        match &self.act {
+            Act::Put(place) => {
+                let is_in =
+                    doc! { "$and": [{ "$gte": ["$tail.off", place.start] }, { "$lt": ["$tail.off", place.end] }] };
+                let none = document(&TailSpan::default())?;
+                change.insert("offset", "$$REMOVE");
+                change.insert("tail", doc! { "$cond": [is_in, { "$literal": none }, "$tail"] });
+            }
+            Act::Append { end, tail: TailChange::Consumed } => {
+                change.insert("offset", *end);
+                change.insert("tail", doc! { "$literal": document(&TailSpan::default())? });
+            }
+            Act::Append { end, tail: TailChange::Grown(grown) } => {
+                let before = &self.upload.tail;
+                let off = if before.len == 0 { grown.off } else { before.off };
+                change.insert("offset", *end);
+                change.insert("tail", doc! { "$literal": document(&TailSpan { off, len: before.len + grown.len })? });
+            }
+        }
+        if !self.pieces.is_empty() {
+            self.change_hash(is_changed, &mut change)?;
+        }
+        if let Some(recognised) = &self.recognised {
+            change.insert("recognised", doc! { "$literal": document(recognised)? });
+        }
+        Ok(change)
+    }
+
+    fn change_hash(&self, is_changed: bool, change: &mut Document) -> StoreResult<()> {
         let (mut hashed, mut is_seen) = (Bson::from("$hashed"), Bson::from(false));
         if let Some(Hashing { from, to }) = &self.hashing {
             let continues = doc! { "$eq": ["$hashed", { "$literal": document(from)? }] };
@@ -212,25 +356,20 @@ impl PartCommit {
         }
         if is_changed {
             // A hash over what lay here before is of no use; at the beginning a new one is at hand.
-            let afresh = self.hashing.as_ref().filter(|_| self.place.start == 0).map(|hashing| hashing.to.clone());
+            let afresh = self.hashing.as_ref().filter(|_| self.start() == 0).map(|hashing| hashing.to.clone());
             let afresh = document(&afresh.unwrap_or_default())?;
-            let is_over = doc! { "$gt": ["$hashed.len", self.place.start] };
+            let is_over = doc! { "$gt": ["$hashed.len", self.start()] };
             hashed = doc! { "$cond": [is_over, { "$literal": afresh }, hashed] }.into();
         }
         let is_behind = doc! { "$or": [{ "$ifNull": ["$behind", false] }, { "$not": [is_seen] }] };
-        let lives_until = self.at.timestamp_millis().saturating_add(self.life.as_millis() as i64);
-        let mut change = doc! {
-            "revision": { "$add": ["$revision", 1_i64] },
-            "updatedAt": self.at,
-            "expireAt": DateTime::from_millis(lives_until),
-            "hashed": hashed,
-            "behind": if self.can_catch_up { is_behind.into() } else { Bson::from(false) },
-        };
-        if let Some(recognised) = &self.recognised {
-            change.insert("recognised", doc! { "$literal": document(recognised)? });
-        }
-        Ok(change)
+        change.insert("hashed", hashed);
+        change.insert("behind", if self.can_catch_up { is_behind.into() } else { Bson::from(false) });
+        Ok(())
     }
+}
+
+fn open_upload(upload: &UploadDoc, at: DateTime) -> Document {
+    doc! { "_id": upload.id, "status": UploadStatus::Open.name(), "expireAt": { "$gt": at } }
 }
 
 fn lying_in(blob: Id, place: &Range<i64>) -> Document {

@@ -33,6 +33,8 @@ pub const LEASES: &str = "leases";
 pub const IDEMPOTENCY: &str = "idempotency";
 /// Resumable uploads, open and ended.
 pub const UPLOADS: &str = "uploads";
+/// Bytes at the end of uploads that are too few for a segment.
+pub const TAILS: &str = "upload_tails";
 /// How far jobs came that take long.
 pub const JOBS: &str = "jobs";
 
@@ -52,7 +54,7 @@ pub enum Keeping {
 
 /// Every collection but those of the buckets, in the order in which a backup holds them: what a restore checks
 /// first comes first.
-pub const COLLECTIONS: [(&str, Keeping); 13] = [
+pub const COLLECTIONS: [(&str, Keeping); 14] = [
     (KEYS, Keeping::Whole),
     (SEGMENTS, Keeping::Named("blob")),
     (BLOBS, Keeping::Named("_id")),
@@ -63,6 +65,7 @@ pub const COLLECTIONS: [(&str, Keeping); 13] = [
     (USAGE, Keeping::Whole),
     (USAGE_ENTRIES, Keeping::Whole),
     (UPLOADS, Keeping::LeftOut("its parts are no content yet; what is under way is begun anew after a restore")),
+    (TAILS, Keeping::LeftOut("they belong to uploads")),
     (LEASES, Keeping::LeftOut("it says which gateway does what at this moment")),
     (JOBS, Keeping::LeftOut("it says how far jobs came on this database")),
     (GUARDS, Keeping::LeftOut("it says what runs on this database at this moment")),
@@ -146,6 +149,7 @@ fn indexes() -> Vec<Index> {
         Index { partial: Some(doc! { "status": "open" }), ..index(UPLOADS, doc! { "status": 1, "expireAt": 1 }) },
         Index { partial: Some(doc! { "behind": true }), ..index(UPLOADS, doc! { "behind": 1, "_id": 1 }) },
         Index { is_ttl: true, ..index(UPLOADS, doc! { "purgeAt": 1 }) },
+        Index { unique: true, ..index(TAILS, doc! { "upload": 1, "off": 1 }) },
         Index { partial: Some(doc! { "content.digestDue": true }), ..index(REGISTRY, doc! { "content.digestDue": 1 }) },
         index(USAGE_ENTRIES, doc! { "tenant": 1 }),
         Index { partial: Some(doc! { "damagedAt": { "$type": "date" } }), ..index(BLOBS, doc! { "damagedAt": 1 }) },

@@ -14,7 +14,7 @@ use super::blobs::BlobDoc;
 use super::commit::{IdempotencyDoc, pending};
 use super::limit::Within;
 use super::reclaim::condemned;
-use super::schema::{BLOBS, IDEMPOTENCY, UPLOADS};
+use super::schema::{BLOBS, IDEMPOTENCY, TAILS, UPLOADS};
 use super::segments::{WrapDoc, lease_end};
 use super::transaction::{StepError, Transaction, stale_unless};
 use super::{Id, Store, StoreError, StoreResult};
@@ -78,6 +78,9 @@ pub struct UploadDoc {
     pub declared_type: Option<String>,
     /// What the client said about the file; `files` reads and writes it.
     pub said: Document,
+    /// What a client of tus said, as it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
     /// Stands for the SHA-256 that was announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Binary>,
@@ -90,6 +93,15 @@ pub struct UploadDoc {
     /// As what the first bytes are recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recognised: Option<RecognisedDoc>,
+    /// Where bytes may be appended: the end of what is there without a gap. Absent where the parts have to be looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<i64>,
+    /// Counts the writers that appended, or wanted to: only the last one may.
+    #[serde(default)]
+    pub epoch: i64,
+    /// What at the end is not in a segment yet.
+    #[serde(default)]
+    pub tail: TailSpan,
     /// How far the content is hashed.
     #[serde(default)]
     pub hashed: HashedDoc,
@@ -129,6 +141,15 @@ pub struct RecognisedDoc {
     /// The declared type where it was another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declared: Option<String>,
+}
+
+/// Where a tail lies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TailSpan {
+    /// Its beginning.
+    pub off: i64,
+    /// Its length; 0 where there is none.
+    pub len: i64,
 }
 
 /// A running hash over the beginning of the content.
@@ -195,6 +216,19 @@ impl Store {
         let uploads = self.collection::<UploadDoc>(UPLOADS);
         let found = uploads.find_one(doc! { "_id": upload, "tenant": tenant }).max_time(self.query_timeout);
         Ok(found.within(self.limit).await?)
+    }
+
+    /// Sets the size of an upload that had none; gives the upload as it is then, none when it has another, or is not
+    /// open.
+    pub async fn set_upload_size(&self, upload: Id, size: i64) -> StoreResult<Option<UploadDoc>> {
+        let open = doc! {
+            "_id": upload,
+            "status": UploadStatus::Open.name(),
+            "$or": [{ "size": { "$exists": false } }, { "size": size }],
+        };
+        let uploads = self.collection::<UploadDoc>(UPLOADS);
+        let set = uploads.find_one_and_update(open, doc! { "$set": { "size": size } });
+        Ok(set.return_document(ReturnDocument::After).within(self.limit).await?)
     }
 
     /// The upload that became, or is to become, a file.
@@ -285,6 +319,7 @@ impl Store {
                 if closed.matched_count == 0 {
                     return Ok(false);
                 }
+                self.documents(TAILS).delete_many(doc! { "upload": upload.id }).session(&mut *session).await?;
                 let blob = pending(upload.blob);
                 self.condemn_and_shred_in(upload.blob, blob, condemned(audit.at), &mut *session).await?;
                 self.append_audit(&[audit], session).await?;

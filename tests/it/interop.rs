@@ -1,4 +1,4 @@
-//! Other people's programs on the same bytes: PyMongo's GridFS, stock `zstd` and `gzip`.
+//! Other people's programs on the same bytes: PyMongo's GridFS, stock `zstd` and `gzip`, clients of tus.
 //!
 //! Where a program is missing, its test says so and passes; with `CI` set it fails.
 
@@ -8,15 +8,17 @@ use std::process::{Command, Output, Stdio};
 use gridgate::format::digest::Sha256Digest;
 use gridgate::store::gridfs::GridFile;
 use gridgate::store::{Bson, Document, doc};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::app::{TestApp, noise};
+use crate::support::app::{ADMIN_KEY, TestApp, noise};
 use crate::support::mongod;
 use crate::support::requests::send;
 use crate::support::store::{BUCKET, TestStore};
 
 const CHUNK: usize = 255 << 10;
 const READ: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/read.py");
+const TUS_JS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/tus.cjs");
+const TUS_PY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/tus.py");
 const WRITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/write.py");
 
 #[tokio::test]
@@ -117,15 +119,77 @@ async fn stock_zstd_and_gzip_restore_the_stored_bytes() {
     }
 }
 
+#[tokio::test]
+async fn tus_js_client_uploads_stops_goes_on_and_terminates() {
+    let Some(modules) = node_modules() else { return };
+    let app = TestApp::start().await;
+    let bytes = noise(5_000_000, 12);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let upload = async |mode: &str| -> Value {
+        let mut node = tokio::process::Command::new("node");
+        node.arg(TUS_JS).args([&app.url, ADMIN_KEY]).arg(file.path()).arg(mode).env("NODE_PATH", &modules);
+        let ended = node.kill_on_drop(true).output().await.unwrap();
+        assert!(ended.status.success(), "{mode}: {}", String::from_utf8_lossy(&ended.stderr));
+        serde_json::from_slice(&ended.stdout).unwrap()
+    };
+    for mode in ["whole", "creation"] {
+        let done = upload(mode).await;
+        let path = format!("/v1/files/{}", done["fileId"].as_str().expect("the last answer names the file"));
+        let made = send(app.get(&path)).await.expect(200);
+        assert_eq!((&made["name"], &made["contentType"]), (&json!("tus.bin"), &json!("application/x-noise")), "{mode}");
+        assert_eq!(made["sha256"], Sha256Digest::of(&bytes).to_string(), "{mode}");
+        assert!(app.content(&made).await == bytes, "{mode}");
+    }
+    let ended = upload("terminate").await;
+    let path = ended["url"].as_str().unwrap().strip_prefix(&app.url).unwrap().to_owned();
+    let gone = send(app.request("HEAD", &path).header("tus-resumable", "1.0.0")).await;
+    assert_eq!(gone.status, 410);
+    assert!(gridgate::jobs::fsck::fsck(&app.app.files).await.unwrap().ok);
+}
+
+#[tokio::test]
+async fn tuspy_uploads_with_checksums_and_goes_on_with_a_new_client() {
+    let Some(python) = python_with("tusclient", "tuspy") else { return };
+    let app = TestApp::start().await;
+    let bytes = noise(3_000_000, 13);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let mut command = tokio::process::Command::new(python);
+    command.arg(TUS_PY).args([&app.url, ADMIN_KEY]).arg(file.path()).kill_on_drop(true);
+    let ended = command.output().await.unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let url = String::from_utf8(ended.stdout).unwrap();
+    let path = url.trim().strip_prefix(&app.url).unwrap().to_owned();
+    assert!(send(app.get(&path)).await.body == bytes);
+}
+
+/// Where `tus-js-client` lies, if Node is there.
+fn node_modules() -> Option<String> {
+    let named = std::env::var("GRIDGATE_TEST_NODE_MODULES").ok().filter(|named| !named.is_empty());
+    let modules = named.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/node_modules").to_owned());
+    let node = Command::new("node").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if node.is_ok() && std::path::Path::new(&modules).join("tus-js-client").exists() {
+        return Some(modules);
+    }
+    missing("node with tus-js-client (npm ci --prefix .ci; GRIDGATE_TEST_NODE_MODULES names another folder)");
+    None
+}
+
 /// A Python that has PyMongo.
 fn python() -> Option<String> {
+    python_with("gridfs", "pymongo")
+}
+
+/// A Python that has a module, and the package it comes from.
+fn python_with(module: &str, package: &str) -> Option<String> {
     let named = std::env::var("GRIDGATE_TEST_PYTHON").ok().filter(|named| !named.is_empty());
     let python = named.unwrap_or_else(|| "python3".to_owned());
-    let import = Command::new(&python).args(["-c", "import gridfs"]).stderr(Stdio::null()).status();
+    let import = Command::new(&python).args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
     if import.is_ok_and(|status| status.success()) {
         return Some(python);
     }
-    missing(&format!("{python} with PyMongo (pip install pymongo; GRIDGATE_TEST_PYTHON names the interpreter)"));
+    missing(&format!("{python} with {package} (pip install {package}; GRIDGATE_TEST_PYTHON names the interpreter)"));
     None
 }
 

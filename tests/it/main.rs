@@ -50,5 +50,6 @@ mod support;
 mod sweep;
 mod tamper;
 mod tidy;
+mod tus;
 mod unreachable;
 mod uploads;

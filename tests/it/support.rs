@@ -15,6 +15,7 @@ pub mod replica_set;
 pub mod requests;
 pub mod scan;
 pub mod store;
+pub mod tus;
 pub mod uploads;
 pub mod wire;
 pub mod witness;

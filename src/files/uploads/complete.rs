@@ -71,6 +71,10 @@ impl Files {
         }
         require_open(&upload)?;
         let key = self.upload_key(&upload, sent)?;
+        let upload = match upload.tail.len {
+            0 => upload,
+            _ => self.without_tail(principal, upload, sent).await?,
+        };
         let segments = self.whole(principal, &upload, sent).await?;
         let size: i64 = segments.iter().map(|segment| segment.len).sum();
         let said = options(&upload)?;
@@ -112,6 +116,16 @@ impl Files {
         };
         let commit = Commit { blob, content: Content::Parts, entry };
         self.publish_commit(principal, commit, &plain, &description).await
+    }
+
+    /// The upload with its tail in a segment, if that ends it.
+    async fn without_tail(&self, principal: &Principal, upload: UploadDoc, sent: Option<&Key>) -> Result<UploadDoc> {
+        let end = self.offset(&upload).await?;
+        if upload.size.is_some_and(|size| size.unsigned_abs() != end) {
+            return Ok(upload);
+        }
+        self.flush_tail(principal, &upload, sent).await?;
+        self.find_upload(principal, upload.id).await
     }
 
     /// The segments of an upload that is whole; an empty one gets its only part here.

@@ -32,7 +32,11 @@ impl Files {
             return Ok(progress(upload, &[(0, upload.size.unwrap_or_default())]));
         }
         let parts = self.store.find_parts(upload.blob).await.map_err(|e| e.doing("look the parts up"))?;
-        let parts: Vec<_> = parts.iter().map(|part| (part.off, part.len)).collect();
+        let mut parts: Vec<_> = parts.iter().map(|part| (part.off, part.len)).collect();
+        if upload.tail.len > 0 {
+            parts.push((upload.tail.off, upload.tail.len));
+            parts.sort_unstable();
+        }
         Ok(progress(upload, &parts))
     }
 }
@@ -95,7 +99,7 @@ pub(super) fn missing(upload: &UploadDoc, parts: impl Iterator<Item = (i64, i64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::uploads::{HashedDoc, UploadDoc};
+    use crate::store::uploads::{HashedDoc, TailSpan, UploadDoc};
     use crate::store::{DateTime, Document, new_id};
 
     fn upload(size: Option<i64>) -> UploadDoc {
@@ -110,10 +114,14 @@ mod tests {
             part_size: 10,
             declared_type: None,
             said: Document::new(),
+            metadata: None,
             announced: None,
             enc: None,
             storing: None,
             recognised: None,
+            offset: None,
+            epoch: 0,
+            tail: TailSpan::default(),
             hashed: HashedDoc::default(),
             behind: false,
             revision: 0,

@@ -21,13 +21,14 @@ use crate::format::{FormatError, index};
 const DOCUMENT: &str = include_str!("../../../docs/format.md");
 
 /// Where the labels of derivations stand.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     include_str!("../seal.rs"),
     include_str!("../key.rs"),
     include_str!("../key_wrap.rs"),
     include_str!("../manifest.rs"),
     include_str!("../digest.rs"),
     include_str!("../segment.rs"),
+    include_str!("../upload.rs"),
 ];
 
 fn word(bytes: &[u8]) -> String {

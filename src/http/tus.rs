@@ -1,0 +1,385 @@
+//! /tus: uploads by clients of tus 1.0.0 (<https://tus.io/protocols/resumable-upload>), with the extensions creation,
+//! creation-with-upload, creation-defer-length, expiration, checksum, checksum-trailer and termination. The uploads
+//! are those of /v1/uploads. Concatenation is not offered yet.
+
+mod checksum;
+mod metadata;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+
+use super::AppState;
+use super::body::{announced_len, require_identity, stream_with_trailers};
+use super::content;
+use super::customer_key::CustomerKey;
+use super::files::{FileIdPath, idempotency_key};
+use super::problem::RequestId;
+use super::query;
+use crate::error::{Error, ErrorCode};
+use crate::files::access::{Action, Principal, permit};
+use crate::files::uploads::{AppendRequest, MAX_PARTS, UploadRequest};
+use crate::format::key::Key;
+use crate::pipeline::BodyStream;
+use crate::store::Id;
+use crate::store::uploads::{UploadDoc, UploadStatus};
+use checksum::Checksum;
+
+const VERSION: &str = "1.0.0";
+const EXTENSIONS: &str =
+    "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination";
+const OFFSET_TYPE: &str = "application/offset+octet-stream";
+/// Bytes of a part: an append becomes segments no longer than these.
+const PART_SIZE: u64 = 64 << 20;
+
+static TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
+static TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
+static TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
+static TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
+static TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
+static UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+static UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
+static UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
+static UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
+static UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
+static FILE_ID: HeaderName = HeaderName::from_static("gridgate-file-id");
+static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
+
+/// Says the version on every answer beneath /tus.
+pub async fn label(request: Request, next: Next) -> Response {
+    let is_tus = request.uri().path() == "/tus" || request.uri().path().starts_with("/tus/");
+    let mut response = next.run(request).await;
+    let is_version_refused = response.status() == StatusCode::PRECONDITION_FAILED;
+    if is_tus {
+        let headers = response.headers_mut();
+        headers.insert(TUS_RESUMABLE.clone(), HeaderValue::from_static(VERSION));
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        if is_version_refused {
+            headers.insert(TUS_VERSION.clone(), HeaderValue::from_static(VERSION));
+        }
+    }
+    response
+}
+
+/// `OPTIONS` of every path beneath /tus: what is offered.
+pub async fn options(State(state): State<AppState>, uri: Uri) -> Result<Response, Error> {
+    query::refuse(&uri)?;
+    let headers = [
+        (TUS_VERSION.clone(), VERSION.to_owned()),
+        (TUS_EXTENSION.clone(), EXTENSIONS.to_owned()),
+        (TUS_MAX_SIZE.clone(), state.files.routing.max_bytes().to_string()),
+        (TUS_CHECKSUM_ALGORITHM.clone(), checksum::ALGORITHMS.to_owned()),
+    ];
+    Ok((StatusCode::OK, headers).into_response())
+}
+
+/// `POST /tus/`.
+pub async fn create(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    CustomerKey(customer_key): CustomerKey,
+    request: Request,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Write)?;
+    let (head, body) = request.into_parts();
+    require_version(&head)?;
+    if head.headers.contains_key("upload-concat") {
+        return Err(Error::bad_header("Upload-Concat", "Concatenation is not offered here."));
+    }
+    let size = length(&head.headers)?;
+    let is_deferred = is_deferred(&head.headers)?;
+    if size.is_some() == is_deferred {
+        return Err(Error::bad_header("Upload-Length", "Send either Upload-Length, or Upload-Defer-Length: 1."));
+    }
+    let request = UploadRequest {
+        size,
+        part_size: Some(part_size(size)),
+        idempotency_key: idempotency_key(&head.headers)?,
+        request_id: Some(request_id.0.to_string()),
+        customer_key: customer_key.clone(),
+        ..metadata::read(&head.headers)?
+    };
+    let has_body = head.headers.contains_key(CONTENT_TYPE);
+    if has_body {
+        require_offset_type(&head.headers)?;
+        require_identity(&head.headers)?;
+    }
+    let checksum = Checksum::announced(&head.headers)?;
+    let upload = state.files.create_upload(&principal, request).await?;
+    let location = format!("{}/tus/{}", state.public_url, upload.id.to_hex());
+    let mut response = match has_body || size == Some(0) {
+        true => {
+            let mut request = AppendRequest { customer_key, ..AppendRequest::default() };
+            request.announced_len = announced_len(&head.headers);
+            let body = checked(&mut request, checksum, stream_with_trailers(body, state.body_idle));
+            match append(&state, principal.clone(), upload.id, request, body, &request_id).await {
+                Ok(response) => response,
+                Err(error) => {
+                    // Its client will never know where it is.
+                    let ended = state.files.abort_upload(&principal, upload.id, Some(request_id.0.to_string())).await;
+                    ended.unwrap_or_else(|error| tracing::debug!(%error, "an upload nobody knows of expires"));
+                    return Err(error);
+                }
+            }
+        }
+        false => expiring(&upload),
+    };
+    *response.status_mut() = StatusCode::CREATED;
+    let location = HeaderValue::from_str(&location).map_err(|error| Error::internal("name the upload", error))?;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+/// `PATCH /tus/{id}`.
+pub async fn patch(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    CustomerKey(customer_key): CustomerKey,
+    FileIdPath(id): FileIdPath,
+    request: Request,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Write)?;
+    let (head, body) = request.into_parts();
+    require_version(&head)?;
+    require_offset_type(&head.headers)?;
+    require_identity(&head.headers)?;
+    let offset = number(&head.headers, &UPLOAD_OFFSET, "Upload-Offset")?;
+    let offset = offset.ok_or_else(|| Error::bad_header("Upload-Offset", "Say where the bytes begin."))?;
+    let checksum = Checksum::announced(&head.headers)?;
+    let mut request = AppendRequest {
+        offset,
+        announced_len: announced_len(&head.headers),
+        size: length(&head.headers)?,
+        customer_key,
+        ..AppendRequest::default()
+    };
+    let body = checked(&mut request, checksum, stream_with_trailers(body, state.body_idle));
+    append(&state, principal, id, request, body, &request_id).await
+}
+
+/// The body, whose checksum is asked about at its end.
+fn checked(
+    request: &mut AppendRequest,
+    checksum: Option<Checksum>,
+    (body, trailers): (BodyStream, super::body::Trailers),
+) -> BodyStream {
+    let Some(checksum) = checksum else { return body };
+    let (tap, verdict) = checksum.watch(trailers);
+    request.verdict = Some(verdict);
+    body.inspect(move |piece| {
+        if let Ok(piece) = piece {
+            tap(piece as &Bytes);
+        }
+    })
+    .boxed()
+}
+
+/// Appends, and completes an upload that is whole.
+async fn append(
+    state: &AppState,
+    principal: Principal,
+    id: Id,
+    request: AppendRequest,
+    body: BodyStream,
+    request_id: &RequestId,
+) -> Result<Response, Error> {
+    let customer_key = request.customer_key.clone();
+    let appended = state.files.append(principal.clone(), id, request, body).await?;
+    let mut response = expiring(&appended.upload);
+    insert(response.headers_mut(), &UPLOAD_OFFSET, appended.offset.to_string());
+    let (upload, offset) = (&appended.upload, appended.offset);
+    if let Some(file) = complete_if_whole(state, principal, upload, offset, customer_key, request_id).await? {
+        insert(response.headers_mut(), &FILE_ID, file);
+    }
+    Ok(response)
+}
+
+/// Makes a file of an upload that is whole, whoever brought the last byte; gives its id.
+async fn complete_if_whole(
+    state: &AppState,
+    principal: Principal,
+    upload: &UploadDoc,
+    offset: u64,
+    customer_key: Option<Key>,
+    request_id: &RequestId,
+) -> Result<Option<String>, Error> {
+    if upload.size.map(i64::unsigned_abs) != Some(offset) {
+        return Ok(None);
+    }
+    let request_id = Some(request_id.0.to_string());
+    let put = state.files.complete_upload(principal, upload.id, customer_key, request_id).await?;
+    Ok(Some(put.file.file.to_hex()))
+}
+
+/// `HEAD /tus/{id}`: whoever appends makes way first, so that what is told stays true.
+pub async fn head(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    CustomerKey(customer_key): CustomerKey,
+    FileIdPath(id): FileIdPath,
+    request: Request,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Write)?;
+    let (head, _) = request.into_parts();
+    require_version(&head)?;
+    state.files.find_upload(&principal, id).await?;
+    state.files.writers.interrupt(id).await;
+    let upload = state.files.find_upload(&principal, id).await?;
+    let mut response = expiring(&upload);
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    let offset = match upload.status {
+        UploadStatus::Open => {
+            let offset = state.files.offset(&upload).await?;
+            if let Some(file) = complete_if_whole(&state, principal, &upload, offset, customer_key, &request_id).await?
+            {
+                insert(headers, &FILE_ID, file);
+            }
+            offset
+        }
+        UploadStatus::Completed => {
+            insert(headers, &FILE_ID, upload.file.to_hex());
+            upload.size.unwrap_or_default().unsigned_abs()
+        }
+        UploadStatus::Aborted | UploadStatus::Expired => {
+            return Err(Error::new(ErrorCode::UploadGone, "The upload was ended."));
+        }
+    };
+    insert(headers, &UPLOAD_OFFSET, offset.to_string());
+    match upload.size {
+        Some(size) => insert(headers, &UPLOAD_LENGTH, size.to_string()),
+        None => insert(headers, &UPLOAD_DEFER_LENGTH, "1".to_owned()),
+    }
+    if let Some(metadata) = upload.metadata {
+        insert(headers, &UPLOAD_METADATA, metadata);
+    }
+    Ok(response)
+}
+
+/// `DELETE /tus/{id}`: the upload goes, and the file that it became.
+pub async fn terminate(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    FileIdPath(id): FileIdPath,
+    request: Request,
+) -> Result<Response, Error> {
+    permit(&principal, Action::Write)?;
+    require_version(&request.into_parts().0)?;
+    state.files.writers.interrupt(id).await;
+    let upload = state.files.find_upload(&principal, id).await?;
+    let request_id = Some(request_id.0.to_string());
+    match upload.status {
+        UploadStatus::Open => state.files.abort_upload(&principal, id, request_id).await?,
+        UploadStatus::Completed => state.files.delete(&principal, upload.file, request_id).await?,
+        UploadStatus::Aborted | UploadStatus::Expired => {
+            return Err(Error::new(ErrorCode::UploadGone, "The upload was ended."));
+        }
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `GET /tus/{id}`: the finished bytes. `HEAD` is of the protocol.
+pub async fn get(
+    State(state): State<AppState>,
+    principal: Principal,
+    Extension(request_id): Extension<RequestId>,
+    CustomerKey(customer_key): CustomerKey,
+    FileIdPath(id): FileIdPath,
+    request: Request,
+) -> Result<Response, Error> {
+    if request.method() == Method::HEAD {
+        let (request_id, customer_key) = (Extension(request_id), CustomerKey(customer_key));
+        return head(State(state), principal, request_id, customer_key, FileIdPath(id), request).await;
+    }
+    permit(&principal, Action::Read)?;
+    let (parts, _) = request.into_parts();
+    let found = state.files.store.find_upload(&principal.tenant, id).await;
+    let completed = found.map_err(|e| e.doing("look the upload up"))?;
+    let completed = completed.filter(|upload| upload.status == UploadStatus::Completed);
+    let not_found = || Error::new(ErrorCode::UploadNotFound, "There is no completed upload with this id.");
+    let file = FileIdPath(completed.ok_or_else(not_found)?.file);
+    content::open(State(state), principal, Extension(request_id), CustomerKey(customer_key), file, parts).await
+}
+
+/// `POST /tus/{id}`: another method, by clients that cannot send it.
+pub async fn overridden(
+    state: State<AppState>,
+    principal: Principal,
+    request_id: Extension<RequestId>,
+    customer_key: CustomerKey,
+    id: FileIdPath,
+    request: Request,
+) -> Result<Response, Error> {
+    match request.headers().get(&METHOD_OVERRIDE).map(HeaderValue::as_bytes) {
+        Some(b"PATCH") => patch(state, principal, request_id, customer_key, id, request).await,
+        Some(b"DELETE") => terminate(state, principal, request_id, id, request).await,
+        Some(b"HEAD") => head(state, principal, request_id, customer_key, id, request).await,
+        _ => Err(Error::bad_header("X-HTTP-Method-Override", "It is PATCH, DELETE or HEAD here.")),
+    }
+}
+
+fn expiring(upload: &UploadDoc) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if upload.status == UploadStatus::Open {
+        let at = httpdate::fmt_http_date(upload.expire_at.to_system_time());
+        insert(response.headers_mut(), &UPLOAD_EXPIRES, at);
+    }
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        headers.insert(name.clone(), value);
+    }
+}
+
+fn require_version(head: &Parts) -> Result<(), Error> {
+    if head.headers.get(&TUS_RESUMABLE).is_some_and(|version| version == VERSION) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorCode::TusVersion, format!("Send Tus-Resumable: {VERSION}.")))
+}
+
+fn require_offset_type(headers: &HeaderMap) -> Result<(), Error> {
+    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if sent.eq_ignore_ascii_case(OFFSET_TYPE) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorCode::UnsupportedMediaType, format!("Send {OFFSET_TYPE}.")).with("mediaType", sent))
+}
+
+fn length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+    number(headers, &UPLOAD_LENGTH, "Upload-Length")
+}
+
+fn is_deferred(headers: &HeaderMap) -> Result<bool, Error> {
+    match headers.get(&UPLOAD_DEFER_LENGTH) {
+        None => Ok(false),
+        Some(value) if value == "1" => Ok(true),
+        Some(_) => Err(Error::bad_header("Upload-Defer-Length", "It is 1, or absent.")),
+    }
+}
+
+fn number(headers: &HeaderMap, name: &HeaderName, shown: &'static str) -> Result<Option<u64>, Error> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let number: Option<u64> = digits.and_then(|digits| digits.parse().ok());
+    let number = number.filter(|number| i64::try_from(*number).is_ok() && values.next().is_none());
+    number.map(Some).ok_or_else(|| Error::bad_header(shown, format!("{shown} is not one number of bytes.")))
+}
+
+/// Parts of an upload of this size: long, since nobody counts them.
+fn part_size(size: Option<u64>) -> u64 {
+    size.unwrap_or(0).div_ceil(MAX_PARTS).next_multiple_of(1 << 20).max(PART_SIZE)
+}
