@@ -255,6 +255,43 @@ async fn a_writer_that_hangs_makes_way_and_what_it_brought_is_kept() {
     assert_sound(&app).await;
 }
 
+/// A gateway is frozen in the middle of an append and another goes on with the upload; the first wakes up.
+#[tokio::test]
+async fn an_appender_that_wakes_up_too_late_changes_nothing() {
+    let app = TestApp::start_with(|settings| settings.storage.lease_secs = 1).await;
+    let (frozen, taken) = (noise(9 << 20, 11), noise(9 << 20, 12));
+    let path = create(&app, taken.len(), "a").await;
+    let gateway = Program::start(mongod::uri(), &app.database, &[("GRIDGATE__STORAGE__LEASE_SECS", "60")]).await;
+    let (rest, more) = tokio::sync::oneshot::channel::<()>();
+    let (first, last) = (frozen[..8 << 20].to_vec(), frozen[8 << 20..].to_vec());
+    let last = async move {
+        more.await.unwrap();
+        Ok::<_, std::io::Error>(last)
+    };
+    let body = futures::stream::iter([Ok(first)]).chain(futures::stream::once(last));
+    let request = reqwest::Client::builder().no_proxy().build().unwrap().patch(format!("{}{path}", gateway.url));
+    let request = request.bearer_auth(ADMIN_KEY).header("tus-resumable", "1.0.0").header("upload-offset", "0");
+    let request = request.header("content-type", "application/offset+octet-stream");
+    let writing = tokio::spawn(send(request.body(reqwest::Body::wrap_stream(body))));
+    while count(&app, "segments").await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    gateway.signal("STOP");
+    let begun = std::time::Instant::now();
+    let half = 5 << 20;
+    assert_eq!(patch(&app, &path, 0, &taken[..half]).await, half);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    gateway.signal("CONT");
+    rest.send(()).unwrap();
+    assert_eq!(writing.await.unwrap().status, 409);
+    assert_eq!(offset(&app, &path).await, half);
+    let last = send(patch_request(&app, &path, half, taken[half..].to_vec())).await;
+    let file = file_of(&app, &last).await;
+    assert_eq!(file["sha256"], Sha256Digest::of(&taken).to_string());
+    assert!(app.content(&file).await == taken);
+    assert_sound(&app).await;
+}
+
 #[tokio::test]
 async fn thousands_of_single_bytes_make_few_segments() {
     let app = TestApp::start().await;

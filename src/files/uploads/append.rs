@@ -125,7 +125,7 @@ impl Files {
         let Some(upload) = begun else { return Err(self.why_not_appended(&upload).await) };
         let body = making_way(body, turn.interrupted.clone());
         let said = options(&upload)?;
-        let tail = self.read_tail(&upload, &key).await?;
+        let tail_len = upload.tail.len.unsigned_abs();
         let hash = (upload.hashed.len == number(offset)? - upload.tail.len).then(|| self.hash_state(&upload, &key));
         let mut appending = Appending {
             files: self,
@@ -133,8 +133,8 @@ impl Files {
             key,
             said,
             sent: request.customer_key,
-            start: offset - tail.len() as u64,
-            tail,
+            start: offset - tail_len,
+            tail_len,
             end,
             running: hash.transpose()?,
             body: Arc::new(Mutex::new(FrameSource::new(body))),
@@ -197,8 +197,8 @@ struct Appending<'a> {
     sent: Option<Key>,
     /// Where the next segment begins.
     start: u64,
-    /// What is in the tail from there on.
-    tail: Vec<u8>,
+    /// How many bytes are in the tail from there on.
+    tail_len: u64,
     /// Where the upload takes no more.
     end: u64,
     /// The hash up to `start`, where it is known.
@@ -221,7 +221,7 @@ impl Appending<'_> {
             let part_end = place_of(&self.upload, self.start / self.upload.part_size.unsigned_abs())?.end;
             let most = part_end.min(self.end) - self.start;
             let (come, cut) = self.fill(SEGMENT_LEN.min(most)).await;
-            let have = self.tail.len() as u64 + come;
+            let have = self.tail_len + come;
             let is_over = cut.is_some() || have < SEGMENT_LEN.min(most);
             let ends_upload = self.upload.size.is_some_and(|size| self.start + have == size.unsigned_abs());
             if come == 0 && !(ends_upload && have > 0) {
@@ -248,7 +248,7 @@ impl Appending<'_> {
 
     /// Waits until so many bytes are there, with the tail; gives how many the body has at hand, and how it broke off.
     async fn fill(&self, wanted: u64) -> (u64, Option<BodyError>) {
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(self.tail.len()).max(1);
+        let wanted = usize::try_from(wanted.saturating_sub(self.tail_len)).unwrap_or(usize::MAX).max(1);
         let mut body = self.body.lock().await;
         match body.fill(wanted).await {
             Ok(come) => (come as u64, None),
@@ -266,7 +266,10 @@ impl Appending<'_> {
 
     /// Writes one segment, of the tail and up to `most` bytes; gives how the body broke off.
     async fn write(&mut self, most: u64) -> Result<Option<BodyError>> {
-        let tail = Bytes::from(std::mem::take(&mut self.tail));
+        let tail = match std::mem::take(&mut self.tail_len) {
+            0 => Bytes::new(),
+            _ => self.files.read_tail(&self.upload, &self.key).await?.into(),
+        };
         let cut = Arc::new(std::sync::Mutex::new(None));
         let rest = most - tail.len() as u64;
         let body = piece_of(Arc::clone(&self.body), rest, Arc::clone(&cut));
@@ -303,11 +306,11 @@ impl Appending<'_> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let off = self.start + self.tail.len() as u64;
+        let off = self.start + self.tail_len;
         let data = seal_tail(&bytes, off, &self.key, &self.upload.id.bytes(), random::bytes());
         let (off, len) = (number(off)?, number(bytes.len() as u64)?);
         let tail = TailDoc { id: new_id(), upload: self.upload.id, off, len, data: binary(data) };
-        self.files.grow_upload(&self.upload, self.start + self.tail.len() as u64 + bytes.len() as u64).await?;
+        self.files.grow_upload(&self.upload, (off + len).unsigned_abs()).await?;
         let act = Act::Append { end: off + len, tail: TailChange::Grown(tail) };
         self.hand_over(self.files.handover(&self.upload, act)).await
     }
