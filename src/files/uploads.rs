@@ -5,6 +5,7 @@
 //! once, through any gateway; one that comes again takes the place of the earlier one.
 
 mod append;
+mod body;
 mod complete;
 mod hash;
 mod keys;
@@ -70,6 +71,15 @@ pub struct UploadRequest {
     pub customer_key: Option<Key>,
 }
 
+/// An upload that a request began, or an earlier one with the same idempotency key.
+#[derive(Debug)]
+pub struct Begun {
+    /// The upload.
+    pub upload: UploadDoc,
+    /// Whether this request began it.
+    pub is_new: bool,
+}
+
 const BEGIN: &str = "begin the upload";
 const FIND: &str = "look the upload up";
 /// The act of beginning, in the audit and in idempotency keys.
@@ -81,16 +91,24 @@ impl Files {
     /// # Errors
     /// `forbidden`, `key_required`, `invalid` for sizes that do not go together, `bad_request` for an option,
     /// `too_large`, `quota_exceeded`, `too_many_uploads`, `idempotency_conflict`, `insufficient_storage`, `unavailable`.
-    pub async fn create_upload(&self, principal: &Principal, request: UploadRequest) -> Result<UploadDoc> {
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop it.
+    pub async fn create_upload(&self, principal: &Principal, request: UploadRequest) -> Result<Begun> {
         permit(principal, Action::Write)?;
+        let (files, principal) = (self.clone(), principal.clone());
+        let running = tokio::spawn(async move { files.run_create(&principal, request).await });
+        running.await.map_err(|error| Error::internal(BEGIN, error))?
+    }
+
+    async fn run_create(&self, principal: &Principal, request: UploadRequest) -> Result<Begun> {
         let now = self.now();
         let options = parse(request.said.iter().map(|(name, value)| (name.as_str(), value.as_str())), now)?;
         let encrypt = wished(options.encrypt, request.customer_key.as_ref())?;
-        let part_size = part_size(request.size, request.part_size)?;
-        if let Some(size) = request.size.filter(|size| *size > self.routing.max_bytes()) {
-            tracing::debug!(size, "an upload of this size fits no bucket");
+        if request.size.is_some_and(|size| size > self.routing.max_bytes()) {
             return Err(Error::too_large(self.routing.max_bytes()));
         }
+        let part_size = part_size(request.size, request.part_size)?;
         self.require_space(request.size.unwrap_or(0))?;
         let upload = self.new_upload(principal, &request, encrypt, part_size, now)?;
         let idempotency = request.idempotency_key.as_deref().map(|key| IdempotencyDoc {
@@ -102,25 +120,23 @@ impl Files {
         if let Some(key) = &idempotency
             && let Some(earlier) = self.repeat_upload(principal, key).await?
         {
-            return Ok(earlier);
+            return Ok(Begun { upload: earlier, is_new: false });
         }
         self.require_few_uploads(principal, now).await?;
         self.hold_upload(&upload).await?;
-        let blob = BlobDoc::pending(upload.blob, upload.tenant.clone());
+        let blob = BlobDoc::pending(upload.blob, upload.scope());
         let audit = self.upload_entry(&upload, principal.actor.clone(), CREATE, request.request_id);
-        let (store, begun) = (self.store.clone(), upload.clone());
-        let (life, key) = (self.upload_life(), idempotency.clone());
-        let inserting =
-            tokio::spawn(async move { store.insert_upload(&begun, &blob, life, &audit, key.as_ref()).await });
-        let inserted = inserting.await.map_err(|error| Error::internal(BEGIN, error))?;
-        match (inserted, &idempotency) {
-            (Ok(()), _) => Ok(upload),
-            (Err(StoreError::Duplicate(cause)), Some(key)) => {
-                self.free_upload(&upload).await;
+        let inserted = self.store.insert_upload(&upload, &blob, self.upload_life(), &audit, idempotency.as_ref()).await;
+        let Err(error) = inserted else { return Ok(Begun { upload, is_new: true }) };
+        // Should it be there after all, its parts take the room again.
+        self.free_upload(&upload).await;
+        match (error, &idempotency) {
+            (StoreError::Duplicate(cause), Some(key)) => {
                 let earlier = self.repeat_upload(principal, key).await?;
-                earlier.ok_or_else(|| StoreError::Duplicate(cause).doing(BEGIN))
+                let upload = earlier.ok_or_else(|| StoreError::Duplicate(cause).doing(BEGIN))?;
+                Ok(Begun { upload, is_new: false })
             }
-            (Err(error), _) => Err(error.doing(BEGIN)),
+            (error, _) => Err(error.doing(BEGIN)),
         }
     }
 

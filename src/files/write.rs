@@ -49,6 +49,8 @@ pub(super) struct SegmentPlan {
     customer: Option<CustomerKeys>,
     announced_len: Option<u64>,
     limit: u64,
+    /// It is handed over later, so that its chunks must not wait for that in memory.
+    pub is_held: bool,
 }
 
 struct Sealing {
@@ -82,7 +84,14 @@ impl Files {
         };
         let pending = Pending { blob: BlobDoc::pending(blob_id, scope), segment, lease: self.settings.lease() };
         let (key, customer) = sealing.map_or((None, None), |s| (Some(s.key), s.customer));
-        Ok(SegmentPlan { pending, encoder: SegmentEncoder::new(layout, key), customer, announced_len, limit })
+        Ok(SegmentPlan {
+            pending,
+            encoder: SegmentEncoder::new(layout, key),
+            customer,
+            announced_len,
+            limit,
+            is_held: false,
+        })
     }
 
     fn seal(&self, tenant: &str, segment_id: Id, layout: Layout, sent: Option<&Key>) -> Sealing {
@@ -110,9 +119,12 @@ impl Files {
         whole: Option<Sha256Stream>,
         room: &mut Option<Room>,
     ) -> Result<Stored> {
-        let SegmentPlan { pending, encoder, customer, announced_len, limit } = plan;
+        let SegmentPlan { pending, encoder, customer, announced_len, limit, is_held } = plan;
         let expected = announced_len.filter(|_| encoder.layout().codec == Codec::Identity);
         let mut writer = ChunkWriter::new(&self.store, pending.clone(), expected);
+        if is_held {
+            writer.store_always();
+        }
         let head = encoder.head();
         let encoding = Encoding::new(source, encoder, announced_len, limit).continue_hash(whole);
         let encoded = match self.encode_into(&mut writer, &head, encoding, room).await {

@@ -3,6 +3,7 @@
 //! are those of /v1/uploads. Concatenation is not offered yet.
 
 mod checksum;
+mod fields;
 mod metadata;
 
 use axum::Extension;
@@ -12,7 +13,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::AppState;
@@ -24,17 +24,17 @@ use super::problem::RequestId;
 use super::query;
 use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, permit};
-use crate::files::uploads::{AppendRequest, MAX_PARTS, UploadRequest};
+use crate::files::uploads::{AppendRequest, Begun, MAX_PARTS, UploadRequest};
 use crate::format::key::Key;
 use crate::pipeline::BodyStream;
 use crate::store::Id;
 use crate::store::uploads::{UploadDoc, UploadStatus};
 use checksum::Checksum;
+use fields::{is_deferred, length, number, require_offset_type, require_version};
 
 const VERSION: &str = "1.0.0";
 const EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination";
-const OFFSET_TYPE: &str = "application/offset+octet-stream";
 /// Bytes of a part: an append becomes segments no longer than these.
 const PART_SIZE: u64 = 64 << 20;
 
@@ -112,29 +112,45 @@ pub async fn create(
         require_identity(&head.headers)?;
     }
     let checksum = Checksum::announced(&head.headers)?;
-    let upload = state.files.create_upload(&principal, request).await?;
+    let Begun { upload, is_new } = state.files.create_upload(&principal, request).await?;
     let location = format!("{}/tus/{}", state.public_url, upload.id.to_hex());
-    let mut response = match has_body || size == Some(0) {
+    let mut response = match is_new && (has_body || size == Some(0)) {
         true => {
             let mut request = AppendRequest { customer_key, ..AppendRequest::default() };
             request.announced_len = announced_len(&head.headers);
             let body = checked(&mut request, checksum, stream_with_trailers(body, state.body_idle));
-            match append(&state, principal.clone(), upload.id, request, body, &request_id).await {
-                Ok(response) => response,
-                Err(error) => {
-                    // Its client will never know where it is.
-                    let ended = state.files.abort_upload(&principal, upload.id, Some(request_id.0.to_string())).await;
-                    ended.unwrap_or_else(|error| tracing::debug!(%error, "an upload nobody knows of expires"));
-                    return Err(error);
-                }
-            }
+            let beginning = tokio::spawn(begin(state, principal, upload.id, request, body, request_id));
+            beginning.await.map_err(|error| Error::internal("begin the upload", error))??
         }
-        false => expiring(&upload),
+        false if is_new => expiring(&upload),
+        false => {
+            // A repetition says how far the first came, and brings nothing.
+            let mut response = expiring(&upload);
+            insert(response.headers_mut(), &UPLOAD_OFFSET, state.files.offset(&upload).await?.to_string());
+            response
+        }
     };
     *response.status_mut() = StatusCode::CREATED;
     let location = HeaderValue::from_str(&location).map_err(|error| Error::internal("name the upload", error))?;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
+}
+
+/// The first bytes of an upload: if they fail it goes, as its client will never know where it is.
+async fn begin(
+    state: AppState,
+    principal: Principal,
+    id: Id,
+    request: AppendRequest,
+    body: BodyStream,
+    request_id: RequestId,
+) -> Result<Response, Error> {
+    let begun = append(&state, principal.clone(), id, request, body, &request_id).await;
+    if begun.is_err() {
+        let ended = state.files.abort_upload(&principal, id, Some(request_id.0.to_string())).await;
+        ended.unwrap_or_else(|error| tracing::debug!(%error, "an upload nobody knows of expires"));
+    }
+    begun
 }
 
 /// `PATCH /tus/{id}`.
@@ -198,6 +214,7 @@ async fn append(
     let (upload, offset) = (&appended.upload, appended.offset);
     if let Some(file) = complete_if_whole(state, principal, upload, offset, customer_key, request_id).await? {
         insert(response.headers_mut(), &FILE_ID, file);
+        response.headers_mut().remove(&UPLOAD_EXPIRES);
     }
     Ok(response)
 }
@@ -246,11 +263,11 @@ pub async fn head(
             }
             offset
         }
-        UploadStatus::Completed => {
+        UploadStatus::Completed if state.files.has_file(&upload).await? => {
             insert(headers, &FILE_ID, upload.file.to_hex());
             upload.size.unwrap_or_default().unsigned_abs()
         }
-        UploadStatus::Aborted | UploadStatus::Expired => {
+        UploadStatus::Completed | UploadStatus::Aborted | UploadStatus::Expired => {
             return Err(Error::new(ErrorCode::UploadGone, "The upload was ended."));
         }
     };
@@ -275,6 +292,7 @@ pub async fn terminate(
 ) -> Result<Response, Error> {
     permit(&principal, Action::Write)?;
     require_version(&request.into_parts().0)?;
+    state.files.find_upload(&principal, id).await?;
     state.files.writers.interrupt(id).await;
     let upload = state.files.find_upload(&principal, id).await?;
     let request_id = Some(request_id.0.to_string());
@@ -341,42 +359,6 @@ fn insert(headers: &mut HeaderMap, name: &HeaderName, value: String) {
     if let Ok(value) = HeaderValue::from_str(&value) {
         headers.insert(name.clone(), value);
     }
-}
-
-fn require_version(head: &Parts) -> Result<(), Error> {
-    if head.headers.get(&TUS_RESUMABLE).is_some_and(|version| version == VERSION) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorCode::TusVersion, format!("Send Tus-Resumable: {VERSION}.")))
-}
-
-fn require_offset_type(headers: &HeaderMap) -> Result<(), Error> {
-    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if sent.eq_ignore_ascii_case(OFFSET_TYPE) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorCode::UnsupportedMediaType, format!("Send {OFFSET_TYPE}.")).with("mediaType", sent))
-}
-
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
-    number(headers, &UPLOAD_LENGTH, "Upload-Length")
-}
-
-fn is_deferred(headers: &HeaderMap) -> Result<bool, Error> {
-    match headers.get(&UPLOAD_DEFER_LENGTH) {
-        None => Ok(false),
-        Some(value) if value == "1" => Ok(true),
-        Some(_) => Err(Error::bad_header("Upload-Defer-Length", "It is 1, or absent.")),
-    }
-}
-
-fn number(headers: &HeaderMap, name: &HeaderName, shown: &'static str) -> Result<Option<u64>, Error> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let number: Option<u64> = digits.and_then(|digits| digits.parse().ok());
-    let number = number.filter(|number| i64::try_from(*number).is_ok() && values.next().is_none());
-    number.map(Some).ok_or_else(|| Error::bad_header(shown, format!("{shown} is not one number of bytes.")))
 }
 
 /// Parts of an upload of this size: long, since nobody counts them.

@@ -132,7 +132,7 @@ pub async fn create(
         customer_key,
         ..upload_request(said)?
     };
-    let upload = state.files.create_upload(&principal, request).await?;
+    let upload = state.files.create_upload(&principal, request).await?.upload;
     let headers = [(LOCATION, state.upload_url(&upload)), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(state.upload_view(&upload).await?)).into_response())
 }

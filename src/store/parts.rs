@@ -73,8 +73,8 @@ pub enum Act {
     Put(Range<i64>),
     /// They go on where the upload ended, which it still **MUST** do, with the writer of its epoch.
     Append {
-        /// Where it ends then.
-        end: i64,
+        /// Where they are; whatever lies there already goes.
+        place: Range<i64>,
         /// What becomes of the tail.
         tail: TailChange,
     },
@@ -149,17 +149,13 @@ impl Store {
 
     async fn take_over(&self, bytes: &Handover) -> StoreResult<()> {
         failpoint::hit("part.before");
+        let condemned = bytes.condemned();
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
             let steps = async {
-                let is_changed = match &bytes.act {
-                    Act::Put(place) => self.condemn_parts(bytes, place, &mut *session).await?,
-                    Act::Append { tail, .. } => {
-                        self.change_tail(bytes.upload.id, tail, &mut *session).await?;
-                        false
-                    }
-                };
+                let is_changed = self.condemn_parts(bytes, &condemned, &mut *session).await?;
+                self.change_tail(bytes, &mut *session).await?;
                 self.note_bytes(bytes, is_changed, &mut *session).await?;
                 self.lease_upload(bytes.upload.blob, bytes.life, &mut *session).await?;
                 for piece in &bytes.pieces {
@@ -189,20 +185,12 @@ impl Store {
     async fn condemn_parts(
         &self,
         bytes: &Handover,
-        place: &Range<i64>,
+        condemned: &BlobDoc,
         session: &mut ClientSession,
     ) -> Result<bool, StepError> {
-        let condemned = BlobDoc {
-            state: State::Condemned,
-            condemned_at: Some(bytes.at),
-            generation: 1,
-            ..BlobDoc::pending(new_id(), bytes.upload.tenant.clone())
-        };
         let give = doc! { "$set": { "blob": condemned.id }, "$unset": { "enc": "" } };
-        let lying = lying_in(bytes.upload.blob, place);
+        let lying = lying_in(bytes.upload.blob, bytes.place());
         let given = self.documents(SEGMENTS).update_many(lying, give).session(&mut *session).await?;
-        let tails = doc! { "upload": bytes.upload.id, "off": { "$gte": place.start, "$lt": place.end } };
-        self.documents(TAILS).delete_many(tails).session(&mut *session).await?;
         if given.matched_count == 0 {
             return Ok(false);
         }
@@ -210,14 +198,22 @@ impl Store {
         Ok(true)
     }
 
-    async fn change_tail(&self, upload: Id, tail: &TailChange, session: &mut ClientSession) -> Result<(), StepError> {
+    /// What of the tail does not stay goes, and what comes to it comes.
+    async fn change_tail(&self, bytes: &Handover, session: &mut ClientSession) -> Result<(), StepError> {
         let tails = self.collection::<TailDoc>(TAILS);
-        match tail {
-            TailChange::Consumed => {
-                tails.delete_many(doc! { "upload": upload }).session(session).await?;
-            }
-            TailChange::Grown(tail) => {
+        let mut gone = doc! { "upload": bytes.upload.id };
+        if let Act::Put(place) = &bytes.act {
+            gone.insert("off", doc! { "$gte": place.start, "$lt": place.end });
+        }
+        match &bytes.act {
+            Act::Append { tail: TailChange::Grown(tail), .. } => {
+                if !bytes.upload.tail.is_followed_by(tail.off) {
+                    tails.delete_many(gone).session(&mut *session).await?;
+                }
                 tails.insert_one(tail).session(session).await?;
+            }
+            Act::Put(_) | Act::Append { .. } => {
+                tails.delete_many(gone).session(session).await?;
             }
         }
         Ok(())
@@ -232,6 +228,8 @@ impl Store {
         session: &mut ClientSession,
     ) -> Result<(), StepError> {
         let mut open = open_upload(&bytes.upload, bytes.at);
+        // What ends elsewhere by now was cut at the wrong place.
+        open.insert("size", bytes.upload.size);
         if let Act::Append { .. } = bytes.act {
             open.extend(doc! { "epoch": bytes.upload.epoch, "offset": bytes.upload.offset });
         }
@@ -306,9 +304,21 @@ impl Store {
 }
 
 impl Handover {
-    /// Where the bytes begin.
-    fn start(&self) -> i64 {
-        self.pieces.first().map_or(0, |piece| piece.segment.row.off)
+    /// Where the bytes are.
+    fn place(&self) -> &Range<i64> {
+        match &self.act {
+            Act::Put(place) | Act::Append { place, .. } => place,
+        }
+    }
+
+    /// The blob of what lies there already.
+    fn condemned(&self) -> BlobDoc {
+        BlobDoc {
+            state: State::Condemned,
+            condemned_at: Some(self.at),
+            generation: 1,
+            ..BlobDoc::pending(new_id(), self.upload.scope())
+        }
     }
 
     /// What it changes in its upload; `is_changed`: something else lay in its place.
@@ -327,18 +337,19 @@ impl Handover {
                 change.insert("offset", "$$REMOVE");
                 change.insert("tail", doc! { "$cond": [is_in, { "$literal": none }, "$tail"] });
             }
-            Act::Append { end, tail: TailChange::Consumed } => {
-                change.insert("offset", *end);
+            Act::Append { place, tail: TailChange::Consumed } => {
+                change.insert("offset", place.end);
                 change.insert("tail", doc! { "$literal": document(&TailSpan::default())? });
             }
-            Act::Append { end, tail: TailChange::Grown(grown) } => {
-                let before = &self.upload.tail;
-                let off = if before.len == 0 { grown.off } else { before.off };
-                change.insert("offset", *end);
-                change.insert("tail", doc! { "$literal": document(&TailSpan { off, len: before.len + grown.len })? });
+            Act::Append { place, tail: TailChange::Grown(grown) } => {
+                let before = Some(&self.upload.tail).filter(|before| before.is_followed_by(grown.off));
+                let off = before.map_or(grown.off, |before| before.off);
+                let tail = TailSpan { off, len: grown.off + grown.len - off };
+                change.insert("offset", place.end);
+                change.insert("tail", doc! { "$literal": document(&tail)? });
             }
         }
-        if !self.pieces.is_empty() {
+        if is_changed || !self.pieces.is_empty() {
             self.change_hash(is_changed, &mut change)?;
         }
         if let Some(recognised) = &self.recognised {
@@ -356,9 +367,9 @@ impl Handover {
         }
         if is_changed {
             // A hash over what lay here before is of no use; at the beginning a new one is at hand.
-            let afresh = self.hashing.as_ref().filter(|_| self.start() == 0).map(|hashing| hashing.to.clone());
+            let afresh = self.hashing.as_ref().filter(|_| self.place().start == 0).map(|hashing| hashing.to.clone());
             let afresh = document(&afresh.unwrap_or_default())?;
-            let is_over = doc! { "$gt": ["$hashed.len", self.start()] };
+            let is_over = doc! { "$gt": ["$hashed.len", self.place().start] };
             hashed = doc! { "$cond": [is_over, { "$literal": afresh }, hashed] }.into();
         }
         let is_behind = doc! { "$or": [{ "$ifNull": ["$behind", false] }, { "$not": [is_seen] }] };

@@ -10,7 +10,7 @@ use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
 use super::audit::AuditDoc;
-use super::blobs::BlobDoc;
+use super::blobs::{BlobDoc, scope};
 use super::commit::{IdempotencyDoc, pending};
 use super::limit::Within;
 use super::reclaim::condemned;
@@ -143,6 +143,13 @@ pub struct RecognisedDoc {
     pub declared: Option<String>,
 }
 
+impl UploadDoc {
+    /// The scope of its blob, and of those that its replaced parts get.
+    pub fn scope(&self) -> String {
+        scope(&self.tenant, "upload", "", "")
+    }
+}
+
 /// Where a tail lies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TailSpan {
@@ -150,6 +157,13 @@ pub struct TailSpan {
     pub off: i64,
     /// Its length; 0 where there is none.
     pub len: i64,
+}
+
+impl TailSpan {
+    /// Whether bytes from there on make it longer.
+    pub fn is_followed_by(&self, off: i64) -> bool {
+        self.len > 0 && self.off + self.len == off
+    }
 }
 
 /// A running hash over the beginning of the content.
@@ -227,7 +241,8 @@ impl Store {
             "$or": [{ "size": { "$exists": false } }, { "size": size }],
         };
         let uploads = self.collection::<UploadDoc>(UPLOADS);
-        let set = uploads.find_one_and_update(open, doc! { "$set": { "size": size } });
+        let set = doc! { "$set": { "size": size }, "$inc": { "revision": 1_i64 } };
+        let set = uploads.find_one_and_update(open, set);
         Ok(set.return_document(ReturnDocument::After).within(self.limit).await?)
     }
 
@@ -309,7 +324,11 @@ impl Store {
         audit: &AuditDoc,
         purge_at: DateTime,
     ) -> StoreResult<bool> {
-        let open = doc! { "_id": upload.id, "status": UploadStatus::Open.name() };
+        let mut open = doc! { "_id": upload.id, "status": UploadStatus::Open.name() };
+        if status == UploadStatus::Expired {
+            // Nobody went on with it meanwhile.
+            open.insert("expireAt", upload.expire_at);
+        }
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
@@ -352,4 +371,14 @@ fn ended(status: UploadStatus, at: DateTime, purge_at: DateTime) -> Document {
 
 pub(super) fn document(value: &impl Serialize) -> StoreResult<Document> {
     mongodb::bson::serialize_to_document(value).map_err(|error| StoreError::Damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::blobs::{scope, tenant_of};
+
+    #[test]
+    fn whose_an_uploads_content_is_can_be_read_from_its_scope() {
+        assert_eq!(tenant_of(&scope("a/b", "upload", "", "")), Some("a/b"));
+    }
 }

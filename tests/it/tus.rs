@@ -337,6 +337,70 @@ async fn one_upload_goes_on_through_either_protocol() {
 }
 
 #[tokio::test]
+async fn appended_bytes_take_the_place_of_parts_that_are_there() {
+    let app = TestApp::start().await;
+    let (bytes, other) = (noise(4 * PART, 20), noise(PART, 21));
+    let upload = crate::support::uploads::begin_sized(&app, bytes.len()).await;
+    let path = format!("/tus/{}", upload["id"].as_str().unwrap());
+    put_part(&app, &upload, 2, &other).await;
+    put_part(&app, &upload, 3, &other).await;
+    assert_eq!(patch(&app, &path, 0, &bytes[..2 * PART]).await, 2 * PART);
+    assert_eq!(patch(&app, &path, 2 * PART, &bytes[2 * PART..2 * PART + 100]).await, 2 * PART + 100);
+    assert_eq!(crate::support::uploads::progress(&app, &upload).await["missingParts"], json!([[2, 2]]));
+    digests::run(&app.app.files).await.unwrap();
+    let last = send(patch_request(&app, &path, 2 * PART + 100, bytes[2 * PART + 100..].to_vec())).await;
+    let file = file_of(&app, &last).await;
+    assert!(app.content(&file).await == bytes);
+    digests::run(&app.app.files).await.unwrap();
+    assert_eq!(file_of(&app, &last).await["sha256"], Sha256Digest::of(&bytes).to_string());
+    assert_sound(&app).await;
+}
+
+#[tokio::test]
+async fn a_tail_behind_a_gap_is_neither_used_nor_forgotten() {
+    let app = TestApp::start().await;
+    let upload = crate::support::uploads::begin(&app, json!({ "partSize": PART })).await;
+    let path = format!("/tus/{}", upload["id"].as_str().unwrap());
+    let bytes = noise(PART + 10, 22);
+    patch(&app, &path, 0, &bytes).await;
+    put_part(&app, &upload, 0, b"abc").await;
+    assert_eq!(offset(&app, &path).await, 3);
+    let missing = crate::support::uploads::complete(&app, &upload).await.refused(409, "parts_missing");
+    assert_eq!(missing["missingParts"], json!([[0, 0]]));
+    assert_eq!(patch(&app, &path, 3, b"def").await, 6);
+    let file = crate::support::uploads::complete(&app, &upload).await.expect(201);
+    assert_eq!(app.content(&file).await, b"abcdef");
+
+    let gap = crate::support::uploads::begin(&app, json!({ "partSize": PART })).await;
+    let path = format!("/tus/{}", gap["id"].as_str().unwrap());
+    patch(&app, &path, 0, b"12345").await;
+    put_part(&app, &gap, 1, &bytes[..PART]).await;
+    crate::support::uploads::complete(&app, &gap).await.refused(409, "parts_missing");
+    let short = patch_request(&app, &path, 5, "6").header("upload-length", "6");
+    send(short).await.refused(422, "invalid");
+    put_part(&app, &gap, 0, &bytes[10..]).await;
+    let file = crate::support::uploads::complete(&app, &gap).await.expect(201);
+    assert!(app.content(&file).await == [&bytes[10..], &bytes[..PART]].concat());
+    assert_sound(&app).await;
+}
+
+#[tokio::test]
+async fn a_repeated_beginning_tells_how_far_the_first_came() {
+    let app = TestApp::start().await;
+    let begin = || {
+        let request = create_request(&app, 10, "a").header("idempotency-key", "once");
+        request.header("content-type", "application/offset+octet-stream").body("hello")
+    };
+    let (first, again) = (send(begin()).await, send(begin()).await);
+    assert_eq!((again.status, again.header("upload-offset")), (201, "5"));
+    assert_eq!(first.header("location"), again.header("location"));
+    let path = path_of(&app, &again);
+    let last = send(patch_request(&app, &path, 5, "world")).await;
+    assert_eq!(app.content(&file_of(&app, &last).await).await, b"helloworld");
+    assert_eq!(send(begin()).await.header("upload-offset"), "10");
+}
+
+#[tokio::test]
 async fn a_tail_is_completed_through_the_other_protocol_too() {
     let app = TestApp::start().await;
     let path = path_of(&app, &send(request(&app, "POST", "/tus/").header("upload-defer-length", "1")).await);

@@ -5,13 +5,12 @@
 //! writer makes way for, is kept as far as it came; only with a checksum it is all or nothing.
 
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
+use super::body::{making_way, piece_of};
 use super::piece::{STORING, number, sniff_as};
 use super::{Files, Result, options, place_of, require_open};
 use crate::content::sniff::SNIFF_LEN;
@@ -41,6 +40,8 @@ pub struct AppendRequest {
     pub announced_len: Option<u64>,
     /// The size of the upload, where it is told only now.
     pub size: Option<u64>,
+    /// Whether all of it becomes segments, however short.
+    pub flushes: bool,
     /// Whether the body is as announced, to be asked once all of it has come; nothing is kept of one that is not.
     pub verdict: Option<Verdict>,
     /// The client's own key, for this request only.
@@ -115,7 +116,7 @@ impl Files {
             return Err(mismatch(offset));
         }
         let upload = self.sized(upload, request.size).await?;
-        let end = upload.size.map_or(self.routing.max_bytes(), i64::unsigned_abs);
+        let end = self.end_of(&upload);
         if request.announced_len.is_some_and(|len| offset.saturating_add(len) > end) {
             return Err(Error::too_large(end));
         }
@@ -125,22 +126,27 @@ impl Files {
         let Some(upload) = begun else { return Err(self.why_not_appended(&upload).await) };
         let body = making_way(body, turn.interrupted.clone());
         let said = options(&upload)?;
-        let tail_len = upload.tail.len.unsigned_abs();
-        let hash = (upload.hashed.len == number(offset)? - upload.tail.len).then(|| self.hash_state(&upload, &key));
+        let tail_len = match upload.tail.is_followed_by(number(offset)?) {
+            true => upload.tail.len.unsigned_abs(),
+            false => 0,
+        };
+        let start = offset - tail_len;
+        let hash = (upload.hashed.len == number(start)?).then(|| self.hash_state(&upload, &key));
         let mut appending = Appending {
             files: self,
-            upload,
             key,
             said,
             sent: request.customer_key,
-            start: offset - tail_len,
+            end: self.end_of(&upload),
+            start,
             tail_len,
-            end,
+            flushes: request.flushes,
             running: hash.transpose()?,
             body: Arc::new(Mutex::new(FrameSource::new(body))),
             is_kept: request.verdict.is_none(),
             written: Vec::new(),
             first: None,
+            upload,
         };
         let outcome = appending.run().await;
         let outcome = match (outcome, request.verdict) {
@@ -157,6 +163,11 @@ impl Files {
         }
     }
 
+    /// Where an upload takes no more.
+    fn end_of(&self, upload: &UploadDoc) -> u64 {
+        upload.size.map_or(self.routing.max_bytes(), i64::unsigned_abs)
+    }
+
     /// The upload with its size, where that is told with bytes.
     async fn sized(&self, upload: UploadDoc, size: Option<u64>) -> Result<UploadDoc> {
         let Some(size) = size else { return Ok(upload) };
@@ -164,17 +175,23 @@ impl Files {
         if size > self.routing.max_bytes() {
             return Err(Error::too_large(self.routing.max_bytes()));
         }
-        if size < self.offset(&upload).await? {
+        let parts = self.store.find_parts(upload.blob).await.map_err(|e| e.doing(STORING))?;
+        let last = parts.iter().map(|part| part.off + part.len).chain([upload.tail.off + upload.tail.len]).max();
+        if number(size)? < last.unwrap_or_default() {
             return Err(other());
         }
         let sized = self.store.set_upload_size(upload.id, number(size)?).await.map_err(|e| e.doing(STORING))?;
         sized.ok_or_else(other)
     }
 
-    async fn why_not_appended(&self, upload: &UploadDoc) -> Error {
+    pub(super) async fn why_not_appended(&self, upload: &UploadDoc) -> Error {
         match self.store.find_upload(&upload.tenant, upload.id).await {
             Ok(Some(upload)) => match (require_open(&upload), self.offset(&upload).await) {
-                (Err(error), _) | (_, Err(error)) => error,
+                (Err(error), _) => {
+                    self.free_upload(&upload).await;
+                    error
+                }
+                (_, Err(error)) => error,
                 (Ok(()), Ok(offset)) => mismatch(offset),
             },
             Ok(None) => Error::new(ErrorCode::UploadGone, "The upload was ended."),
@@ -199,6 +216,8 @@ struct Appending<'a> {
     start: u64,
     /// How many bytes are in the tail from there on.
     tail_len: u64,
+    /// Whether all of it becomes segments.
+    flushes: bool,
     /// Where the upload takes no more.
     end: u64,
     /// The hash up to `start`, where it is known.
@@ -219,11 +238,15 @@ impl Appending<'_> {
                 return self.refuse_more().await;
             }
             let part_end = place_of(&self.upload, self.start / self.upload.part_size.unsigned_abs())?.end;
-            let most = part_end.min(self.end) - self.start;
+            let most = part_end.min(self.end).saturating_sub(self.start);
+            if most == 0 {
+                return self.refuse_more().await;
+            }
             let (come, cut) = self.fill(SEGMENT_LEN.min(most)).await;
             let have = self.tail_len + come;
             let is_over = cut.is_some() || have < SEGMENT_LEN.min(most);
-            let ends_upload = self.upload.size.is_some_and(|size| self.start + have == size.unsigned_abs());
+            let is_whole = self.upload.size.is_some_and(|size| self.start + have == size.unsigned_abs());
+            let ends_upload = is_whole || self.flushes;
             if come == 0 && !(ends_upload && have > 0) {
                 return Ok(cut);
             }
@@ -281,7 +304,8 @@ impl Appending<'_> {
         let (said, upload) = (&self.said, self.upload.clone());
         let upload = files.decide(upload, first.as_ref(), said, &mut source).await?;
         self.end = self.end.min(files.within_bucket(&upload, self.start..self.end)?.end);
-        let plan = files.plan_piece(&upload, most, None, self.sent.as_ref())?;
+        let mut plan = files.plan_piece(&upload, most, None, self.sent.as_ref())?;
+        plan.is_held = !self.is_kept;
         let pending = plan.pending.clone();
         let continued = self.running.clone().filter(|_| self.start > 0);
         let stored = files.write_segment(plan, source, continued, &mut None).await?;
@@ -311,7 +335,7 @@ impl Appending<'_> {
         let (off, len) = (number(off)?, number(bytes.len() as u64)?);
         let tail = TailDoc { id: new_id(), upload: self.upload.id, off, len, data: binary(data) };
         self.files.grow_upload(&self.upload, (off + len).unsigned_abs()).await?;
-        let act = Act::Append { end: off + len, tail: TailChange::Grown(tail) };
+        let act = Act::Append { place: off..off + len, tail: TailChange::Grown(tail) };
         self.hand_over(self.files.handover(&self.upload, act)).await
     }
 
@@ -321,10 +345,10 @@ impl Appending<'_> {
             return Ok(());
         }
         let from = self.upload.hashed.clone();
-        let end = self.start;
+        let (end, first) = (self.start, self.written.first().map_or(0, |(_, piece)| piece.segment.row.off));
         let running = self.running.as_ref();
         let hashing = running.map(|running| self.files.hashing(&self.upload, from, running, end, &self.key));
-        let act = Act::Append { end: number(end)?, tail: TailChange::Consumed };
+        let act = Act::Append { place: first..number(end)?, tail: TailChange::Consumed };
         let handover = Handover {
             pieces: self.written.drain(..).map(|(_, piece)| piece).collect(),
             recognised: self.first.take(),
@@ -346,6 +370,7 @@ impl Appending<'_> {
         // Another writer's epoch would be the one to append with; it is not ours to use.
         let epoch = self.upload.epoch;
         self.upload = found.filter(|upload| upload.epoch == epoch).ok_or_else(|| StoreError::Stale.doing(STORING))?;
+        self.end = self.end.min(self.files.end_of(&self.upload));
         Ok(())
     }
 
@@ -355,43 +380,4 @@ impl Appending<'_> {
             self.files.give_up(&pending).await;
         }
     }
-}
-
-/// A body that ends where it stands still once somebody else wants to write.
-fn making_way(mut body: BodyStream, interrupted: CancellationToken) -> BodyStream {
-    let mut cancelled = Box::pin(interrupted.cancelled_owned());
-    let pieces = stream::poll_fn(move |cx| match body.poll_next_unpin(cx) {
-        Poll::Pending if cancelled.as_mut().poll(cx).is_ready() => Poll::Ready(None),
-        polled => polled,
-    });
-    pieces.boxed()
-}
-
-/// Up to `most` bytes of a body that others go on with; ends where that breaks off, and notes how.
-fn piece_of(
-    body: Arc<Mutex<FrameSource<BodyStream>>>,
-    most: u64,
-    cut: Arc<std::sync::Mutex<Option<BodyError>>>,
-) -> BodyStream {
-    let pieces = stream::unfold((body, most, cut), |(body, most, cut)| async move {
-        if most == 0 {
-            return None;
-        }
-        let mut source = body.lock().await;
-        let come = match source.fill(1).await {
-            Ok(come) => come,
-            Err(error) => {
-                *cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
-                source.at_hand()
-            }
-        };
-        if come == 0 {
-            return None;
-        }
-        let taken = source.take(usize::try_from(most).unwrap_or(usize::MAX));
-        drop(source);
-        let len: u64 = taken.iter().map(|piece| piece.len() as u64).sum();
-        Some((Ok(stream::iter(taken.into_iter().map(Ok))), (body, most - len, cut)))
-    });
-    pieces.try_flatten().boxed()
 }

@@ -12,6 +12,7 @@ use crate::files::options::PutOptions;
 use crate::files::protection::CustomerKeys;
 use crate::files::publish::{PUT, Put};
 use crate::files::put::{UNNAMED, check_route};
+use crate::files::uploads::hash::Noting;
 use crate::files::uploads::part::PartRequest;
 use crate::files::uploads::progress::missing;
 use crate::format::digest::Sha256Digest;
@@ -56,6 +57,15 @@ impl Files {
             files.try_complete(&principal, upload, customer_key.as_ref(), request_id).await
         });
         running.await.map_err(|error| Error::internal(COMPLETE, error))?
+    }
+
+    /// Whether the file that an upload became is still there.
+    ///
+    /// # Errors
+    /// `unavailable`, `timeout`.
+    pub async fn has_file(&self, upload: &UploadDoc) -> Result<bool> {
+        let found = self.store.find_file(&upload.tenant, upload.file, self.now()).await;
+        Ok(found.map_err(|e| e.doing("look the file up"))?.is_some())
     }
 
     async fn try_complete(
@@ -137,7 +147,20 @@ impl Files {
             self.run_put_part(principal, upload.id, 0, request, futures::stream::empty().boxed()).await?;
             segments = find().await?;
         }
-        let missing = missing(upload, segments.iter().map(|segment| (segment.off, segment.len)));
+        let mut end = 0;
+        for segment in &segments {
+            if segment.off < end {
+                return Err(Error::damaged(COMPLETE, "its parts overlap"));
+            }
+            end = segment.off + segment.len;
+        }
+        let mut there: Vec<_> = segments.iter().map(|segment| (segment.off, segment.len)).collect();
+        if upload.tail.len > 0 {
+            // It could not be made a segment: something before it is missing.
+            there.push((upload.tail.off, upload.tail.len));
+            there.sort_unstable();
+        }
+        let missing = missing(upload, there.into_iter());
         if missing.is_empty() {
             return Ok(segments);
         }
@@ -159,7 +182,8 @@ impl Files {
         let running = if upload.hashed.len == size {
             self.hash_state(upload, key)?
         } else if upload.announced.is_some() || upload.enc.is_some() {
-            let hashed = self.hash_on(upload, segments, key, sent).await?.filter(|hashed| hashed.len == size);
+            let hashed = self.hash_on(upload, segments, key, sent, Noting::IfItMay).await?;
+            let hashed = hashed.filter(|hashed| hashed.len == size);
             hashed.ok_or_else(|| StoreError::Stale.doing(COMPLETE))?.running
         } else {
             return Ok(None);

@@ -35,8 +35,12 @@ impl Files {
         if upload.status != UploadStatus::Open {
             return Ok(false);
         }
+        let next = upload.hashed.len..upload.hashed.len.saturating_add(1);
+        if self.store.find_parts_within(upload.blob, &next).await.map_err(|e| e.doing(HASH))?.is_empty() {
+            return Ok(false);
+        }
         let segments = self.store.find_segments(upload.blob).await.map_err(|e| e.doing(HASH))?;
-        let hashed = self.hash_on(upload, &segments, &self.managed_upload_key(), None).await?;
+        let hashed = self.hash_on(upload, &segments, &self.managed_upload_key(), None, Noting::Must).await?;
         Ok(hashed.is_some_and(|hashed| hashed.len > upload.hashed.len))
     }
 
@@ -51,7 +55,7 @@ impl Files {
         let key = self.managed_upload_key();
         let upload = self.store.find_upload_of(file.file).await.map_err(fail)?;
         let hashed = match upload.filter(|upload| upload.blob == file.blob) {
-            Some(upload) => self.hash_on(&upload, &segments, &key, None).await?,
+            Some(upload) => self.hash_on(&upload, &segments, &key, None, Noting::Must).await?,
             // It is forgotten by now.
             None => Some(self.hash_segments(&file.tenant, &segments, Hashed::default()).await?),
         };
@@ -70,6 +74,7 @@ impl Files {
         segments: &[SegmentDoc],
         key: &Key,
         sent: Option<&Key>,
+        noting: Noting,
     ) -> Result<Option<Hashed>> {
         let mut upload = upload.clone();
         let mut hashed = Hashed { running: self.hash_state(&upload, key)?, len: upload.hashed.len };
@@ -83,7 +88,7 @@ impl Files {
             seen.push(segment.id);
             let is_last = rest.get(i + 1).is_none_or(|next| next.off != hashed.len);
             if is_last || hashed.len - noted >= NOTED {
-                if !self.note(&mut upload, &hashed, &seen, key).await? {
+                if !self.note(&mut upload, &hashed, &seen, key).await? && noting == Noting::Must {
                     return Ok(None);
                 }
                 (noted, seen) = (hashed.len, Vec::new());
@@ -127,6 +132,15 @@ impl Files {
         hashed.len += segment.len;
         Ok(hashed)
     }
+}
+
+/// What it means that the hash could not be noted: somebody else noted more, or other parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noting {
+    /// It is of no use.
+    Must,
+    /// Its caller makes sure that the parts are still the same.
+    IfItMay,
 }
 
 /// A running hash and how far it came.

@@ -122,7 +122,11 @@ impl Files {
         if let [same] = lying.as_slice()
             && (same.off, same.len, &same.likeness) == (row.off, row.len, &row.likeness)
         {
-            return Ok(Handed::Known(len));
+            let now = self.store.find_upload(&upload.tenant, upload.id).await.map_err(|e| e.doing(STORING))?;
+            return match now.filter(|now| require_open(now).is_ok()) {
+                Some(_) => Ok(Handed::Known(len)),
+                None => Err(self.why_stale(upload).await),
+            };
         }
         let handover = Handover {
             pieces: vec![self.piece(upload, stored, row, first.as_ref())?],

@@ -201,7 +201,14 @@ impl Files {
     pub(super) async fn why_stale(&self, upload: &UploadDoc) -> Error {
         let found = self.store.find_upload(&upload.tenant, upload.id).await;
         match found {
-            Ok(Some(upload)) => require_open(&upload).err().unwrap_or_else(|| StoreError::Stale.doing(STORING)),
+            Ok(Some(upload)) => match require_open(&upload) {
+                Ok(()) => StoreError::Stale.doing(STORING),
+                Err(error) => {
+                    // What a writer took again while it ended.
+                    self.free_upload(&upload).await;
+                    error
+                }
+            },
             Ok(None) => Error::new(ErrorCode::UploadGone, "The upload was ended."),
             Err(error) => error.doing(STORING),
         }

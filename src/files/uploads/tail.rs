@@ -25,6 +25,10 @@ impl Files {
         if tail.len() as u64 == upload.tail.len.unsigned_abs() {
             return Ok(tail);
         }
+        let now = self.store.find_upload(&upload.tenant, upload.id).await.map_err(|e| e.doing(STORING))?;
+        if now.is_none_or(|now| (now.epoch, now.revision) != (upload.epoch, upload.revision)) {
+            return Err(self.why_not_appended(upload).await);
+        }
         Err(Error::damaged("read the upload's tail", "it is not as long as the upload says"))
     }
 
@@ -34,13 +38,7 @@ impl Files {
     /// As [`append`](Self::append).
     pub(super) async fn flush_tail(&self, principal: &Principal, upload: &UploadDoc, sent: Option<&Key>) -> Result<()> {
         let offset = self.offset(upload).await?;
-        let request = AppendRequest {
-            offset,
-            // Bytes that end the upload become a segment, however few they are.
-            size: Some(offset),
-            customer_key: sent.cloned(),
-            ..AppendRequest::default()
-        };
+        let request = AppendRequest { offset, flushes: true, customer_key: sent.cloned(), ..AppendRequest::default() };
         self.run_append(principal, upload.id, request, stream::empty().boxed()).await.map(drop)
     }
 }

@@ -54,6 +54,7 @@ pub struct ChunkWriter {
     /// The memory of chunks that are stored, with its share of the budget, for the next ones.
     spare: Vec<(RawDocumentBuf, OwnedSemaphorePermit)>,
     reservation: Reservation,
+    stores_always: bool,
 }
 
 /// The pending rows that lead the sweeper to chunks no commit followed: inserted before the first
@@ -89,7 +90,13 @@ impl ChunkWriter {
             in_flight: JoinSet::new(),
             spare: Vec::new(),
             reservation: Reservation::Due(Box::new(pending)),
+            stores_always: false,
         }
+    }
+
+    /// Stores chunks even where the commit could: for a writer whose commit has to wait, with memory that others need.
+    pub fn store_always(&mut self) {
+        self.stores_always = true;
     }
 
     /// Whether rows were reserved, as chunks were sent.
@@ -266,7 +273,8 @@ impl ChunkWriter {
     /// What an insert ran into; the file then does not exist.
     pub async fn finish(mut self) -> StoreResult<WrittenChunks> {
         self.collect_chunk();
-        if matches!(self.reservation, Reservation::Due(..)) && self.batch.len < SMALL_LEN {
+        let is_small = self.batch.len < SMALL_LEN && !self.stores_always;
+        if matches!(self.reservation, Reservation::Due(..)) && is_small {
             let Batch { documents, permits, .. } = self.batch;
             return Ok(WrittenChunks::Unsent { documents, permits });
         }
