@@ -22,7 +22,7 @@ pub fn upload_key(digest_root: &Key) -> Key {
 /// plaintext.
 ///
 /// # Shape
-/// As [`seal`] over the 104 bytes of the state as the crate `sha2` writes it; the number is that of the bytes hashed.
+/// As `seal` over the 104 bytes of the state as the crate `sha2` writes it; the number is that of the bytes hashed.
 pub fn seal_running(
     running: &Sha256Stream,
     hashed_len: u64,
@@ -52,7 +52,7 @@ pub fn open_running(
 /// Seals bytes of a tail for a database.
 ///
 /// # Shape
-/// As [`seal`]; the number is the offset of the first of them in the upload.
+/// As `seal`; the number is the offset of the first of them in the upload.
 pub fn seal_tail(plain: &[u8], off: u64, root: &Key, upload_id: &[u8; 12], nonce: [u8; 12]) -> Vec<u8> {
     seal(TAIL, plain, off, root, upload_id, nonce)
 }
