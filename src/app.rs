@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::content::Routing;
 use crate::error::Error;
 use crate::files::{Files, Keys};
+use crate::http::client::parse_network;
 use crate::http::{AppState, router, serve};
 use crate::jobs::{self, rekey};
 use crate::keyring::{KeyRing, Roots};
@@ -218,6 +219,7 @@ pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
         public_url: public_url.unwrap_or(url).into(),
         body_idle: Duration::from_secs(settings.server.body_idle_secs),
         cors_origins: settings.server.cors_origins.clone().into(),
+        trusted_proxies: settings.server.trusted_proxies.iter().filter_map(|text| parse_network(text).ok()).collect(),
         allows_insecure_keys: settings.server.allow_insecure_customer_keys,
     }
 }

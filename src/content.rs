@@ -285,6 +285,11 @@ impl Routing {
         self.buckets.values().any(|settings| settings.encryption == EncryptionPolicy::Required)
     }
 
+    /// Whether any bucket encrypts what comes without a wish.
+    pub fn may_encrypt(&self) -> bool {
+        self.buckets.values().any(|settings| settings.encryption != EncryptionPolicy::Off)
+    }
+
     /// The largest file that any bucket takes.
     pub fn max_bytes(&self) -> u64 {
         self.buckets.values().map(|settings| settings.max_bytes).max().unwrap_or_default()

@@ -19,11 +19,13 @@ pub enum ErrorCode {
     BadRequest,
     BadHeader,
     InvalidId,
+    InconsistentLength,
     KeyRequired,
     InsecureTransport,
     Unauthenticated,
     Forbidden,
     KeyMismatch,
+    FinalUpload,
     FileNotFound,
     UploadNotFound,
     RouteNotFound,
@@ -71,15 +73,17 @@ pub struct ErrorRow {
 
 impl ErrorCode {
     /// Every code, in the table's order.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::BadRequest,
         Self::BadHeader,
         Self::InvalidId,
+        Self::InconsistentLength,
         Self::KeyRequired,
         Self::InsecureTransport,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::KeyMismatch,
+        Self::FinalUpload,
         Self::FileNotFound,
         Self::UploadNotFound,
         Self::RouteNotFound,
@@ -121,11 +125,13 @@ impl ErrorCode {
             Self::BadRequest           => row("bad_request",            400, false, true,  "The request is malformed"),
             Self::BadHeader            => row("bad_header",             400, false, true,  "A header is malformed"),
             Self::InvalidId            => row("invalid_id",             400, false, true,  "The identifier is malformed"),
+            Self::InconsistentLength   => row("inconsistent_length",    400, false, true,  "The upload has another length"),
             Self::KeyRequired          => row("key_required",           400, false, true,  "The client's encryption key is needed"),
             Self::InsecureTransport    => row("insecure_transport",     400, false, true,  "A key must not be sent over this connection"),
             Self::Unauthenticated      => row("unauthenticated",        401, false, true,  "A valid credential is needed"),
             Self::Forbidden            => row("forbidden",              403, false, true,  "The credential does not allow this"),
             Self::KeyMismatch          => row("key_mismatch",           403, false, true,  "The encryption key is another one"),
+            Self::FinalUpload          => row("final_upload",           403, false, true,  "The upload is made of others"),
             Self::FileNotFound         => row("file_not_found",         404, false, true,  "There is no such file"),
             Self::UploadNotFound       => row("upload_not_found",       404, false, true,  "There is no such upload"),
             Self::RouteNotFound        => row("route_not_found",        404, false, true,  "There is no such path"),
@@ -208,6 +214,11 @@ impl Error {
     pub fn with(mut self, member: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((member, value.into()));
         self
+    }
+
+    /// A member that is a number.
+    pub fn number(&self, member: &str) -> Option<u64> {
+        self.members.iter().find(|(name, _)| *name == member).and_then(|(_, value)| value.as_u64())
     }
 
     /// Adds what lay beneath, for the log.

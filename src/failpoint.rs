@@ -1,10 +1,10 @@
 //! Places where a test kills the program, to see what a crash there leaves behind. Without the feature
 //! `failpoints`, which no build for use has, they are nothing; no release knows the variable.
 //!
-//! `docs/reliability.md` lists them; `tests/it/crash.rs` and `tests/it/crash_jobs.rs` die at each.
+//! `docs/reliability.md` lists them; `tests/it/crash.rs`, `crash_jobs.rs` and `crash_uploads.rs` die at each.
 
 /// Dies at once, without an unwinding or a flush, if `GRIDGATE_FAILPOINT` is `name`, or at the n-th
-/// time if it is `name:n`.
+/// time if it is `name:n`. With `GRIDGATE_FAILPOINT_FREEZES` it stands still instead, as by a SIGSTOP.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
     use std::sync::LazyLock;
@@ -19,7 +19,13 @@ pub fn hit(name: &str) {
         && armed == name
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
-        std::process::abort();
+        if std::env::var_os("GRIDGATE_FAILPOINT_FREEZES").is_none() {
+            std::process::abort();
+        }
+        // Sent to this thread, which so goes no further; one sent to the process stops it only once another has run.
+        let thread = std::fs::read_link("/proc/thread-self").unwrap_or_default();
+        let frozen = std::process::Command::new("kill").arg("-STOP").args(thread.file_name()).status();
+        assert!(frozen.is_ok_and(|status| status.success()), "it goes on as if nothing had been asked");
     }
 }
 

@@ -149,7 +149,7 @@ pub struct Keys {
 
 impl Files {
     /// The instant reads and writes of this request take for now.
-    fn now(&self) -> DateTime {
+    pub fn now(&self) -> DateTime {
         DateTime::from_system_time(self.clock.now())
     }
 

@@ -3,8 +3,10 @@
 //! Turns requests into calls of `files` and outcomes into responses; decides nothing about files.
 
 pub mod admin;
+mod append;
 pub mod auth;
 pub mod body;
+pub mod client;
 pub mod conditional;
 pub mod content;
 pub mod cors;
@@ -22,6 +24,7 @@ pub mod negotiate;
 pub mod problem;
 pub mod query;
 pub mod ranges;
+pub mod ruft;
 pub mod serve;
 pub mod tus;
 pub mod uploads;
@@ -32,7 +35,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post, put};
+use axum::routing::{get, head, post, put};
+use ipnet::IpNet;
 use serde::Deserialize;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -59,6 +63,8 @@ pub struct ServerSettings {
     pub max_connections: u32,
     /// Origins whose pages may ask; `*`: any.
     pub cors_origins: Vec<String>,
+    /// Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<String>,
     /// Take keys of clients over a network without TLS, too.
     pub allow_insecure_customer_keys: bool,
 }
@@ -89,6 +95,9 @@ impl ServerSettings {
                 "server.cors_origins: {origin:?} is not \"*\" or an origin such as https://example.org"
             ));
         }
+        if let Some(text) = self.trusted_proxies.iter().find_map(|text| client::parse_network(text).err()) {
+            return Err(format!("server.trusted_proxies: {text:?} is not an address or a network such as 10.0.0.0/8"));
+        }
         let url = &self.public_url;
         let is_base = url.parse::<http::Uri>().is_ok_and(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.query().is_none()
@@ -111,6 +120,8 @@ pub struct AppState {
     pub body_idle: Duration,
     /// Origins whose pages may ask.
     pub cors_origins: Arc<[String]>,
+    /// Proxies that are believed.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// Whether clients' keys are taken over a network without TLS.
     pub allows_insecure_keys: bool,
 }
@@ -135,6 +146,9 @@ pub fn router(state: AppState) -> Router {
         .route("/tus", post(tus::create).options(tus::options))
         .route("/tus/", post(tus::create).options(tus::options))
         .route("/tus/{id}", tus_upload)
+        .route("/ruft", post(ruft::create).options(ruft::options))
+        .route("/ruft/", post(ruft::create).options(ruft::options))
+        .route("/ruft/{id}", head(ruft::head).patch(ruft::append).delete(ruft::cancel))
         .route("/v1/admin/quotas/{tenant}", get(admin::quota).put(admin::set_quota))
         .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))

@@ -10,10 +10,12 @@ pub mod blobs;
 pub mod census;
 pub mod chunks;
 pub mod commit;
+pub mod concat;
 pub mod damage;
 pub mod gridfs;
 mod group;
 pub mod guards;
+pub mod hashing;
 pub mod import;
 pub mod keys;
 pub mod leases;
@@ -29,6 +31,8 @@ pub mod segments;
 pub mod shape;
 pub mod shred;
 pub mod snapshot;
+mod standing;
+pub mod tails;
 pub mod transaction;
 pub mod uploads;
 pub mod usage;
@@ -245,6 +249,10 @@ pub struct Store {
     small_chunks: Group<SmallChunk, StoreResult<Bytes>>,
 }
 
+/// By what the server names the two clients; transactions are the first one's.
+const META_APP: &str = "gridgate-meta";
+const DATA_APP: &str = "gridgate-data";
+
 impl Store {
     /// Connects the two clients; nothing is sent to the server yet.
     ///
@@ -254,7 +262,7 @@ impl Store {
         let client = async |pool: u32, name: &str| -> StoreResult<Database> {
             let mut options = ClientOptions::parse(uri).await.map_err(|error| StoreError::Unfit(error.to_string()))?;
             require_majority(&options)?;
-            options.app_name = Some(format!("gridgate-{name}"));
+            options.app_name = Some(name.to_owned());
             options.max_pool_size = Some(pool);
             options.retry_writes = Some(true);
             options.retry_reads = Some(true);
@@ -267,8 +275,8 @@ impl Store {
         };
         let upload_budget_len = settings.upload_budget_mib as usize * schema::BUDGET_UNITS_PER_MIB;
         Ok(Self {
-            meta: client(settings.meta_pool, "meta").await?,
-            data: client(settings.data_pool, "data").await?,
+            meta: client(settings.meta_pool, META_APP).await?,
+            data: client(settings.data_pool, DATA_APP).await?,
             limit: Duration::from_secs(settings.operation_timeout_secs),
             query_timeout: Duration::from_millis(settings.query_timeout_ms),
             upload_budget: Arc::new(Semaphore::new(upload_budget_len)),

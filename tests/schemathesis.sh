@@ -51,11 +51,27 @@ cat >"$folder/schemathesis.toml" <<'TOML'
 include-operation-id = "getContent"
 checks.response_schema_conformance.enabled = false
 TOML
-# The bodies of tus are bytes under a name that schemathesis does not know.
+# The bodies of appends are bytes under names that schemathesis does not know, and what files hold is not read as what
+# their type says, whichever request before led to them: there the settings above are not asked.
 cat >"$folder/hooks.py" <<'PYTHON'
 import schemathesis
+from schemathesis.core import deserialization
 
-schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
+for kind in ("application/offset+octet-stream", "application/partial-upload"):
+    schemathesis.serializer.alias(kind, "application/octet-stream")
+
+CONTENT = ("/v1/files/{id}/content", "/tus/{id}")
+
+
+def unless_content(read):
+    def passed_over(ctx, response):
+        return "" if response.status_code < 300 and ctx.operation.path in CONTENT else read(ctx, response)
+
+    return passed_over
+
+
+for kind, read in list(deserialization._DESERIALIZERS.items()):
+    schemathesis.deserializer(kind)(unless_content(read))
 PYTHON
 export SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$folder
 timeout 400 "$schemathesis" --config-file "$folder/schemathesis.toml" run openapi.yaml \

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorCode};
@@ -92,9 +92,10 @@ pub fn require_identity(headers: &HeaderMap) -> Result<(), Error> {
     Err(Error::new(ErrorCode::UnsupportedMediaType, detail).with("field", "Content-Encoding"))
 }
 
-/// The announced length; the parser beneath has made sure that it is a number and holds.
-pub fn announced_len(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// The length of a body, where it is known before that comes: announced, which the parser beneath makes sure holds, or
+/// because there is none.
+pub fn known_len(body: &Body) -> Option<u64> {
+    body.size_hint().exact()
 }
 
 /// The body as a JSON object whose names are unique.

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use super::AppState;
 use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_holds};
 use super::customer_key::CustomerKey;
-use super::digests::repr_digest;
+use super::digests::{REPR_DIGEST, repr_digest};
 use super::disposition::{Disposition, content_disposition, is_safe_inline};
 use super::files::FileIdPath;
 use super::negotiate::{Coding, accepts};
@@ -35,7 +35,6 @@ use crate::metrics;
 use crate::pipeline::ByteStream;
 use crate::random;
 
-static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// `GET` and `HEAD /v1/files/{id}/content`.

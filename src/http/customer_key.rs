@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::AppState;
-use super::serve::Peer;
+use super::client::Client;
 use crate::error::{Error, ErrorCode};
 use crate::files::protection::KEY_HEADER;
 use crate::format::digest::Sha256Digest;
@@ -26,8 +26,11 @@ impl FromRequestParts<AppState> for CustomerKey {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
         let (key, digest) = (take(&mut parts.headers, KEY_HEADER)?, take(&mut parts.headers, DIGEST_HEADER)?);
-        if (key.is_some() || digest.is_some()) && !state.allows_insecure_keys && !is_local(parts) {
-            let detail = "A key is taken over TLS or from this machine only; the one that was sent may be known now.";
+        if (key.is_some() || digest.is_some())
+            && !state.allows_insecure_keys
+            && !Client::of(parts, &state.trusted_proxies).is_private()
+        {
+            let detail = "A key is taken over TLS, or from this machine; the one that was sent may be known now.";
             return Err(Error::new(ErrorCode::InsecureTransport, detail).with("field", KEY_HEADER));
         }
         let key = key.as_ref().map(parse).transpose()?;
@@ -40,11 +43,6 @@ impl FromRequestParts<AppState> for CustomerKey {
         }
         Ok(Self(key))
     }
-}
-
-/// Whether the request came without a network: TLS is not spoken here, and no proxy is believed.
-fn is_local(parts: &Parts) -> bool {
-    parts.extensions.get::<Peer>().is_some_and(|peer| peer.is_loopback())
 }
 
 /// Takes a header away, so that nothing that looks at the headers later shows it.

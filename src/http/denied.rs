@@ -71,7 +71,9 @@ async fn enter(state: AppState, principal: Principal, denial: Denial) {
 /// Why somebody was refused, if so.
 fn refusal(response: &Response) -> Option<ErrorCode> {
     let Failure(error) = response.extensions().get::<Failure>()?;
-    matches!(error.code.row().status, 401 | 403).then_some(error.code)
+    // That an upload takes no bytes from anybody is no denied access.
+    let is_refusal = matches!(error.code.row().status, 401 | 403) && error.code != ErrorCode::FinalUpload;
+    is_refusal.then_some(error.code)
 }
 
 /// What a path has in the place of a route's parameter.

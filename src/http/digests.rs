@@ -2,12 +2,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{Dictionary, ListEntry, Parser};
 
 use crate::error::Error;
 use crate::files::put::ExpectedDigests;
 use crate::format::digest::Sha256Digest;
 
+pub(super) static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 const HEADERS: [(&str, &str); 2] = [("repr-digest", "Repr-Digest"), ("content-digest", "Content-Digest")];
 
 /// The digests a client announced: of the content, and of the body as it is sent. They differ for a
@@ -35,22 +37,24 @@ impl Announced {
 /// `bad_header` for a value that is no dictionary of byte sequences, or of a wrong length.
 ///
 /// # Source
-/// RFC 9530 §2 and §3; RFC 8941 §3.2.
+/// RFC 9530 §2 and §3; RFC 9651 §3.2.
 pub fn announced(headers: &HeaderMap) -> Result<Announced, Error> {
     let mut announced = Announced::default();
     for (name, shown) in HEADERS {
         let expected = if name == "repr-digest" { &mut announced.repr } else { &mut announced.content };
         let malformed = || Error::bad_header(shown, format!("{shown} is not a dictionary of digests."));
-        for value in headers.get_all(name) {
-            for member in value.to_str().map_err(|_| malformed())?.split(',') {
-                let (algorithm, digest) = member.trim().split_once('=').ok_or_else(malformed)?;
-                let encoded = digest.strip_prefix(':').and_then(|rest| rest.strip_suffix(':')).ok_or_else(malformed)?;
-                let bytes = STANDARD.decode(encoded).map_err(|_| malformed())?;
-                match algorithm {
-                    "sha-256" => expected.sha256.push(bytes.try_into().map_err(|_| malformed())?),
-                    "sha-512" => expected.sha512.push(bytes.try_into().map_err(|_| malformed())?),
-                    _ => {}
-                }
+        let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        let digests: Dictionary = Parser::new(&values.join(&b", "[..])).parse().map_err(|_| malformed())?;
+        if digests.is_empty() && !values.is_empty() {
+            return Err(malformed());
+        }
+        for (algorithm, value) in &digests {
+            let ListEntry::Item(item) = value else { return Err(malformed()) };
+            let digest = item.bare_item.as_byte_sequence().ok_or_else(malformed)?.to_vec();
+            match algorithm.as_str() {
+                "sha-256" => expected.sha256.push(digest.try_into().map_err(|_| malformed())?),
+                "sha-512" => expected.sha512.push(digest.try_into().map_err(|_| malformed())?),
+                _ => {}
             }
         }
     }

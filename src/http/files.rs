@@ -5,13 +5,13 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri};
 use serde_json::json;
 
 use super::AppState;
-use super::body::{announced_len, read_json_object, require_identity, require_json, stream_body};
+use super::body::{known_len, read_json_object, require_identity, require_json, stream_body};
 use super::customer_key::CustomerKey;
 use super::problem::RequestId;
 use super::{cursor, digests, disposition, form, query};
@@ -90,16 +90,13 @@ pub async fn put(
             }
             let declared = head.headers.get(CONTENT_TYPE);
             request.declared_type = declared.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-            request.announced_len = announced_len(&head.headers);
+            request.announced_len = known_len(&body);
             request.digests = announced.both();
             stream_body(body, state.body_idle)
         }
     };
     let made = state.files.put(principal, request, body).await?;
-    let location = state.file_url(&made.file);
-    let view = state.view(made.file);
-    let headers = [(LOCATION, location), (ETAG, view.etag.clone()), (CACHE_CONTROL, "no-store".to_owned())];
-    Ok((StatusCode::CREATED, headers, Json(view)).into_response())
+    Ok(state.created(made.file))
 }
 
 /// The options of the query, and which of them are given.

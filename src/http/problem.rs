@@ -30,6 +30,8 @@ impl RequestId {
 }
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Fields of the answer that a problem replaces: the router's, and those of protocols.
+const KEPT: [&str; 4] = ["allow", "accept-patch", "upload-limit", "upload-offset"];
 /// Seconds after which a retry may help.
 const RETRY_AFTER_SECS: &str = "1";
 
@@ -63,10 +65,11 @@ pub async fn render(State(_): State<AppState>, mut request: Request, next: Next)
     if let Some(Failure(error)) = response.extensions_mut().remove::<Failure>() {
         let (old, _) = response.into_parts();
         response = problem(&error, &id);
-        // The router's `Allow` stands in the answer that is replaced.
-        response
-            .headers_mut()
-            .extend(old.headers.into_iter().filter(|(name, _)| name.as_ref() == Some(&http::header::ALLOW)));
+        for name in KEPT {
+            if let Some(value) = old.headers.get(name) {
+                response.headers_mut().insert(HeaderName::from_static(name), value.clone());
+            }
+        }
         log(&error, &id, method.as_str(), &route);
     }
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -85,7 +88,7 @@ fn problem(error: &Error, id: &RequestId) -> Response {
     let row = error.code.row();
     let mut members: Map<String, Value> =
         error.members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    members.insert("type".into(), format!("urn:gridgate:error:{}", row.code).into());
+    members.entry("type").or_insert_with(|| format!("urn:gridgate:error:{}", row.code).into());
     members.insert("title".into(), row.title.into());
     members.insert("status".into(), row.status.into());
     members.insert("detail".into(), error.detail.as_ref().into());

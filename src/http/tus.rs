@@ -1,8 +1,9 @@
 //! /tus: uploads by clients of tus 1.0.0 (<https://tus.io/protocols/resumable-upload>), with the extensions creation,
-//! creation-with-upload, creation-defer-length, expiration, checksum, checksum-trailer and termination. The uploads
-//! are those of /v1/uploads. Concatenation is not offered yet.
+//! creation-with-upload, creation-defer-length, expiration, checksum, checksum-trailer, termination and concatenation.
+//! The uploads are those of /v1/uploads.
 
 mod checksum;
+mod concat;
 mod fields;
 mod metadata;
 
@@ -13,10 +14,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::AppState;
-use super::body::{announced_len, require_identity, stream_with_trailers};
+use super::append::{FILE_ID, UPLOAD_LENGTH, UPLOAD_OFFSET, give_up, insert, part_size};
+use super::body::{known_len, require_identity, stream_with_trailers};
 use super::content;
 use super::customer_key::CustomerKey;
 use super::files::{FileIdPath, idempotency_key};
@@ -24,31 +26,26 @@ use super::problem::RequestId;
 use super::query;
 use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, permit};
-use crate::files::uploads::{AppendRequest, Begun, MAX_PARTS, UploadRequest};
+use crate::files::uploads::{AppendRequest, Begun, UploadRequest};
 use crate::format::key::Key;
 use crate::pipeline::BodyStream;
 use crate::store::Id;
 use crate::store::uploads::{UploadDoc, UploadStatus};
 use checksum::Checksum;
+use concat::Concat;
 use fields::{is_deferred, length, number, require_offset_type, require_version};
 
 const VERSION: &str = "1.0.0";
-const EXTENSIONS: &str =
-    "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination";
-/// Bytes of a part: an append becomes segments no longer than these.
-const PART_SIZE: u64 = 64 << 20;
+const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination,concatenation";
 
 static TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 static TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 static TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
 static TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
 static TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
-static UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
-static UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 static UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
 static UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 static UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
-static FILE_ID: HeaderName = HeaderName::from_static("gridgate-file-id");
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
 /// Says the version on every answer beneath /tus.
@@ -90,9 +87,12 @@ pub async fn create(
     permit(&principal, Action::Write)?;
     let (head, body) = request.into_parts();
     require_version(&head)?;
-    if head.headers.contains_key("upload-concat") {
-        return Err(Error::bad_header("Upload-Concat", "Concatenation is not offered here."));
-    }
+    let is_partial = match Concat::read(&head.headers)? {
+        Some(Concat::Final(partials, said)) => {
+            return concat::create(state, principal, request_id, customer_key, (partials, said), &head).await;
+        }
+        partial => partial.is_some(),
+    };
     let size = length(&head.headers)?;
     let is_deferred = is_deferred(&head.headers)?;
     if size.is_some() == is_deferred {
@@ -101,6 +101,7 @@ pub async fn create(
     let request = UploadRequest {
         size,
         part_size: Some(part_size(size)),
+        is_partial,
         idempotency_key: idempotency_key(&head.headers)?,
         request_id: Some(request_id.0.to_string()),
         customer_key: customer_key.clone(),
@@ -113,11 +114,11 @@ pub async fn create(
     }
     let checksum = Checksum::announced(&head.headers)?;
     let Begun { upload, is_new } = state.files.create_upload(&principal, request).await?;
-    let location = format!("{}/tus/{}", state.public_url, upload.id.to_hex());
+    let location = address(&state, upload.id);
     let mut response = match is_new && (has_body || size == Some(0)) {
         true => {
             let mut request = AppendRequest { customer_key, ..AppendRequest::default() };
-            request.announced_len = announced_len(&head.headers);
+            request.announced_len = known_len(&body);
             let body = checked(&mut request, checksum, stream_with_trailers(body, state.body_idle));
             let beginning = tokio::spawn(begin(state, principal, upload.id, request, body, request_id));
             beginning.await.map_err(|error| Error::internal("begin the upload", error))??
@@ -125,18 +126,19 @@ pub async fn create(
         false if is_new => expiring(&upload),
         false => {
             // A repetition says how far the first came, and brings nothing.
+            state.files.writers.interrupt(upload.id).await;
+            let upload = state.files.find_upload(&principal, upload.id).await?;
             let mut response = expiring(&upload);
             insert(response.headers_mut(), &UPLOAD_OFFSET, state.files.offset(&upload).await?.to_string());
             response
         }
     };
     *response.status_mut() = StatusCode::CREATED;
-    let location = HeaderValue::from_str(&location).map_err(|error| Error::internal("name the upload", error))?;
-    response.headers_mut().insert(LOCATION, location);
+    insert(response.headers_mut(), &LOCATION, location);
     Ok(response)
 }
 
-/// The first bytes of an upload: if they fail it goes, as its client will never know where it is.
+/// The first bytes of an upload, which goes if they fail.
 async fn begin(
     state: AppState,
     principal: Principal,
@@ -145,12 +147,10 @@ async fn begin(
     body: BodyStream,
     request_id: RequestId,
 ) -> Result<Response, Error> {
-    let begun = append(&state, principal.clone(), id, request, body, &request_id).await;
-    if begun.is_err() {
-        let ended = state.files.abort_upload(&principal, id, Some(request_id.0.to_string())).await;
-        ended.unwrap_or_else(|error| tracing::debug!(%error, "an upload nobody knows of expires"));
+    match append(&state, principal.clone(), id, request, body, &request_id).await {
+        Err(error) => Err(give_up(&state, &principal, id, &request_id, error).await),
+        begun => begun,
     }
-    begun
 }
 
 /// `PATCH /tus/{id}`.
@@ -172,13 +172,16 @@ pub async fn patch(
     let checksum = Checksum::announced(&head.headers)?;
     let mut request = AppendRequest {
         offset,
-        announced_len: announced_len(&head.headers),
+        announced_len: known_len(&body),
         size: length(&head.headers)?,
         customer_key,
         ..AppendRequest::default()
     };
     let body = checked(&mut request, checksum, stream_with_trailers(body, state.body_idle));
-    append(&state, principal, id, request, body, &request_id).await
+    match append(&state, principal.clone(), id, request, body, &request_id).await {
+        Err(error) => Err(concat::why_not_appended(&state, &principal, id, error).await),
+        appended => appended,
+    }
 }
 
 /// The body, whose checksum is asked about at its end.
@@ -228,7 +231,7 @@ async fn complete_if_whole(
     customer_key: Option<Key>,
     request_id: &RequestId,
 ) -> Result<Option<String>, Error> {
-    if upload.size.map(i64::unsigned_abs) != Some(offset) {
+    if upload.size.map(i64::unsigned_abs) != Some(offset) || upload.is_partial() {
         return Ok(None);
     }
     let request_id = Some(request_id.0.to_string());
@@ -260,9 +263,11 @@ pub async fn head(
             if let Some(file) = complete_if_whole(&state, principal, &upload, offset, customer_key, &request_id).await?
             {
                 insert(headers, &FILE_ID, file);
+                headers.remove(&UPLOAD_EXPIRES);
             }
             offset
         }
+        UploadStatus::Completed if upload.is_partial() => upload.size.unwrap_or_default().unsigned_abs(),
         UploadStatus::Completed if state.files.has_file(&upload).await? => {
             insert(headers, &FILE_ID, upload.file.to_hex());
             upload.size.unwrap_or_default().unsigned_abs()
@@ -274,8 +279,9 @@ pub async fn head(
     insert(headers, &UPLOAD_OFFSET, offset.to_string());
     match upload.size {
         Some(size) => insert(headers, &UPLOAD_LENGTH, size.to_string()),
-        None => insert(headers, &UPLOAD_DEFER_LENGTH, "1".to_owned()),
+        None => insert(headers, &UPLOAD_DEFER_LENGTH, "1"),
     }
+    concat::tell(headers, &upload);
     if let Some(metadata) = upload.metadata {
         insert(headers, &UPLOAD_METADATA, metadata);
     }
@@ -296,10 +302,10 @@ pub async fn terminate(
     state.files.writers.interrupt(id).await;
     let upload = state.files.find_upload(&principal, id).await?;
     let request_id = Some(request_id.0.to_string());
-    match upload.status {
-        UploadStatus::Open => state.files.abort_upload(&principal, id, request_id).await?,
-        UploadStatus::Completed => state.files.delete(&principal, upload.file, request_id).await?,
-        UploadStatus::Aborted | UploadStatus::Expired => {
+    match (upload.status, upload.made()) {
+        (UploadStatus::Open, _) => state.files.abort_upload(&principal, id, request_id).await?,
+        (_, Some(file)) => state.files.delete(&principal, file, request_id).await?,
+        (UploadStatus::Completed | UploadStatus::Aborted | UploadStatus::Expired, None) => {
             return Err(Error::new(ErrorCode::UploadGone, "The upload was ended."));
         }
     }
@@ -322,10 +328,16 @@ pub async fn get(
     permit(&principal, Action::Read)?;
     let (parts, _) = request.into_parts();
     let found = state.files.store.find_upload(&principal.tenant, id).await;
-    let completed = found.map_err(|e| e.doing("look the upload up"))?;
-    let completed = completed.filter(|upload| upload.status == UploadStatus::Completed);
-    let not_found = || Error::new(ErrorCode::UploadNotFound, "There is no completed upload with this id.");
-    let file = FileIdPath(completed.ok_or_else(not_found)?.file);
+    let found = found.map_err(|e| e.doing("look the upload up"))?;
+    let not_found = || Error::new(ErrorCode::UploadNotFound, "There is no upload with this id.");
+    let upload = found.ok_or_else(not_found)?;
+    let file = match (upload.made(), upload.status) {
+        (Some(file), _) => FileIdPath(file),
+        (None, UploadStatus::Open) => {
+            return Err(Error::new(ErrorCode::PartsMissing, "The upload is not finished: it has no content yet."));
+        }
+        (None, _) => return Err(Error::new(ErrorCode::UploadGone, "The upload was ended.")),
+    };
     content::open(State(state), principal, Extension(request_id), CustomerKey(customer_key), file, parts).await
 }
 
@@ -346,6 +358,11 @@ pub async fn overridden(
     }
 }
 
+/// Where an upload is.
+fn address(state: &AppState, upload: Id) -> String {
+    format!("{}/tus/{}", state.public_url, upload.to_hex())
+}
+
 fn expiring(upload: &UploadDoc) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     if upload.status == UploadStatus::Open {
@@ -353,15 +370,4 @@ fn expiring(upload: &UploadDoc) -> Response {
         insert(response.headers_mut(), &UPLOAD_EXPIRES, at);
     }
     response
-}
-
-fn insert(headers: &mut HeaderMap, name: &HeaderName, value: String) {
-    if let Ok(value) = HeaderValue::from_str(&value) {
-        headers.insert(name.clone(), value);
-    }
-}
-
-/// Parts of an upload of this size: long, since nobody counts them.
-fn part_size(size: Option<u64>) -> u64 {
-    size.unwrap_or(0).div_ceil(MAX_PARTS).next_multiple_of(1 << 20).max(PART_SIZE)
 }

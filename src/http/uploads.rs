@@ -9,13 +9,13 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures::{Stream, StreamExt, stream};
-use http::header::{ACCEPT, CACHE_CONTROL, ETAG, LOCATION};
+use http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::AppState;
-use super::body::{announced_len, read_json_object, require_identity, require_json, stream_body};
+use super::body::{known_len, read_json_object, require_identity, require_json, stream_body};
 use super::customer_key::CustomerKey;
 use super::files::{FileIdPath, file_id, idempotency_key, limit};
 use super::problem::RequestId;
@@ -78,7 +78,7 @@ impl AppState {
         let progress = self.files.progress(upload).await?;
         let round = |value: f64| (value * 10.0).round() / 10.0;
         let this = self.upload_url(upload);
-        let file_id = (upload.status == UploadStatus::Completed).then(|| upload.file.to_hex());
+        let file_id = upload.made().map(|file| file.to_hex());
         Ok(UploadView {
             id: upload.id.to_hex(),
             status: upload.status.name(),
@@ -297,7 +297,7 @@ pub async fn put_part(
     let (id, n) = (file_id(&id)?, part_number(&n)?);
     require_identity(&head.headers)?;
     let request = PartRequest {
-        announced_len: announced_len(&head.headers),
+        announced_len: known_len(&body),
         digests: digests::announced(&head.headers)?.both(),
         customer_key,
     };
@@ -322,10 +322,7 @@ pub async fn complete(
     refuse_members(body, state.body_idle).await?;
     let request_id = Some(request_id.0.to_string());
     let put = state.files.complete_upload(principal, id, customer_key, request_id).await?;
-    let location = state.file_url(&put.file);
-    let view = state.view(put.file);
-    let headers = [(LOCATION, location), (ETAG, view.etag.clone()), (CACHE_CONTROL, "no-store".to_owned())];
-    Ok((StatusCode::CREATED, headers, Json(view)).into_response())
+    Ok(state.created(put.file))
 }
 
 /// Takes no body, and an object without members.

@@ -1,5 +1,9 @@
 //! A file as clients see it. Reads documents, writes none.
 
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, ETAG, LOCATION};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -108,6 +112,14 @@ impl AppState {
     /// Where a file is.
     pub fn file_url(&self, file: &FileDoc) -> String {
         format!("{}/v1/files/{}", self.public_url, file.file.to_hex())
+    }
+
+    /// The answer to a request that made a file.
+    pub fn created(&self, file: FileDoc) -> Response {
+        let location = self.file_url(&file);
+        let view = self.view(file);
+        let headers = [(LOCATION, location), (ETAG, view.etag.clone()), (CACHE_CONTROL, "no-store".to_owned())];
+        (StatusCode::CREATED, headers, Json(view)).into_response()
     }
 
     /// The file as clients see it; without its digest where the client's key is needed to

@@ -65,7 +65,7 @@ impl NewSegment {
     }
 
     /// Removes it where a sweep had taken its rows away before the files document came.
-    pub(super) async fn remove_late(&self, store: &Store, outcome: &StoreResult<()>) -> StoreResult<()> {
+    pub(super) async fn remove_late<T>(&self, store: &Store, outcome: &StoreResult<T>) -> StoreResult<()> {
         match (outcome, &self.chunks) {
             (Err(StoreError::Stale), WrittenChunks::Stored { .. }) => store.remove_late(&self.row).await,
             _ => Ok(()),

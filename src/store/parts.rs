@@ -11,17 +11,19 @@ use futures::TryStreamExt;
 use mongodb::ClientSession;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::blobs::BlobDoc;
 use super::commit::{NewSegment, pending};
 use super::gridfs::write::WrittenChunks;
+use super::hashing::Hashing;
 use super::limit::Within;
 use super::schema::{BLOBS, SEGMENTS, TAILS, UPLOADS};
 use super::segments::{ROWS_AT_ONCE, State};
+use super::tails::TailDoc;
 use super::transaction::{StepError, Transaction, stale_unless};
-use super::uploads::{HashedDoc, RecognisedDoc, TailSpan, UploadDoc, UploadStatus, document};
-use super::{Id, Store, StoreResult, new_id};
+use super::uploads::{RecognisedDoc, TailSpan, UploadDoc, UploadStatus, document};
+use super::{Id, Store, StoreError, StoreResult, new_id};
 use crate::failpoint;
 
 /// A part as it lies in its upload.
@@ -73,11 +75,13 @@ pub enum Act {
     Put(Range<i64>),
     /// They go on where the upload ended, which it still **MUST** do, with the writer of its epoch.
     Append {
-        /// Where they are; whatever lies there already goes.
+        /// Where they are; whatever lies there already goes, and behind them in the same part.
         place: Range<i64>,
         /// What becomes of the tail.
         tail: TailChange,
     },
+    /// The tail, behind a gap by now. Nobody **MUST** have appended since.
+    Settle(Range<i64>),
 }
 
 /// What an append does with the tail.
@@ -88,29 +92,12 @@ pub enum TailChange {
     Grown(TailDoc),
 }
 
-/// Bytes at the end of an upload that are too few for a segment.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TailDoc {
-    /// Random.
-    #[serde(rename = "_id")]
-    pub id: Id,
-    /// Whose they are.
-    pub upload: Id,
-    /// Where they begin.
-    pub off: i64,
-    /// How many they are.
-    pub len: i64,
-    /// Sealed under the upload's key.
-    pub data: Binary,
-}
-
-/// A step of the running hash.
-#[derive(Debug, Clone)]
-pub struct Hashing {
-    /// What it continued.
-    pub from: HashedDoc,
-    /// What it came to.
-    pub to: HashedDoc,
+/// What was there when bytes were handed over.
+struct Found {
+    /// Something else lay in their place.
+    is_changed: bool,
+    /// Something lies right behind it.
+    is_met: bool,
 }
 
 impl Store {
@@ -131,12 +118,12 @@ impl Store {
     /// Hands complete bytes over to their upload.
     ///
     /// # Errors
-    /// [`StoreError::Stale`](super::StoreError::Stale) when the upload is not open any more, or does not end any more
+    /// [`StoreError::Stale`] when the upload is not open any more, or does not end any more
     /// where the bytes begin, or a piece was taken away from its writer.
     ///
     /// # Cancel safety
     /// **MUST** run in a task of its own: dropped in the middle, the outcome is unknown.
-    pub async fn hand_over(&self, bytes: &Handover) -> StoreResult<()> {
+    pub async fn hand_over(&self, bytes: &Handover) -> StoreResult<UploadDoc> {
         for piece in &bytes.pieces {
             piece.segment.insert_files_document(self).await?;
         }
@@ -147,7 +134,7 @@ impl Store {
         outcome
     }
 
-    async fn take_over(&self, bytes: &Handover) -> StoreResult<()> {
+    async fn take_over(&self, bytes: &Handover) -> StoreResult<UploadDoc> {
         failpoint::hit("part.before");
         let condemned = bytes.condemned();
         let mut transaction = Transaction::new(self).await?;
@@ -156,16 +143,17 @@ impl Store {
             let steps = async {
                 let is_changed = self.condemn_parts(bytes, &condemned, &mut *session).await?;
                 self.change_tail(bytes, &mut *session).await?;
-                self.note_bytes(bytes, is_changed, &mut *session).await?;
+                let found = Found { is_changed, is_met: self.is_met(bytes, &mut *session).await? };
+                let upload = self.note_bytes(bytes, found, &mut *session).await?;
                 self.lease_upload(bytes.upload.blob, bytes.life, &mut *session).await?;
                 for piece in &bytes.pieces {
                     self.take_piece(piece, &mut *session).await?;
                 }
-                Ok(())
+                Ok(upload)
             };
             let outcome = steps.within(limit).await;
-            if transaction.conclude(outcome).await?.is_some() {
-                return Ok(());
+            if let Some(upload) = transaction.conclude(outcome).await? {
+                return Ok(upload);
             }
         }
     }
@@ -189,7 +177,7 @@ impl Store {
         session: &mut ClientSession,
     ) -> Result<bool, StepError> {
         let give = doc! { "$set": { "blob": condemned.id }, "$unset": { "enc": "" } };
-        let lying = lying_in(bytes.upload.blob, bytes.place());
+        let lying = lying_in(bytes.upload.blob, &bytes.replaced());
         let given = self.documents(SEGMENTS).update_many(lying, give).session(&mut *session).await?;
         if given.matched_count == 0 {
             return Ok(false);
@@ -198,11 +186,21 @@ impl Store {
         Ok(true)
     }
 
+    /// Whether appended bytes end where a part begins, so that the end of the upload is behind that.
+    async fn is_met(&self, bytes: &Handover, session: &mut ClientSession) -> Result<bool, StepError> {
+        let Act::Append { place, .. } = &bytes.act else { return Ok(false) };
+        if place.end % bytes.upload.part_size != 0 {
+            return Ok(false);
+        }
+        let next = lying_in(bytes.upload.blob, &(place.end..place.end.saturating_add(1)));
+        Ok(self.documents(SEGMENTS).find_one(next).session(session).await?.is_some())
+    }
+
     /// What of the tail does not stay goes, and what comes to it comes.
     async fn change_tail(&self, bytes: &Handover, session: &mut ClientSession) -> Result<(), StepError> {
         let tails = self.collection::<TailDoc>(TAILS);
         let mut gone = doc! { "upload": bytes.upload.id };
-        if let Act::Put(place) = &bytes.act {
+        if let Act::Put(place) | Act::Settle(place) = &bytes.act {
             gone.insert("off", doc! { "$gte": place.start, "$lt": place.end });
         }
         match &bytes.act {
@@ -212,7 +210,7 @@ impl Store {
                 }
                 tails.insert_one(tail).session(session).await?;
             }
-            Act::Put(_) | Act::Append { .. } => {
+            Act::Put(_) | Act::Append { .. } | Act::Settle(_) => {
                 tails.delete_many(gone).session(session).await?;
             }
         }
@@ -220,86 +218,36 @@ impl Store {
     }
 
     /// Notes in an open upload that bytes came, so that of two acts on one upload at once one has to come after
-    /// the other.
+    /// the other; gives the upload as it is then.
     async fn note_bytes(
         &self,
         bytes: &Handover,
-        is_changed: bool,
+        found: Found,
         session: &mut ClientSession,
-    ) -> Result<(), StepError> {
+    ) -> Result<UploadDoc, StepError> {
         let mut open = open_upload(&bytes.upload, bytes.at);
         // What ends elsewhere by now was cut at the wrong place.
         open.insert("size", bytes.upload.size);
-        if let Act::Append { .. } = bytes.act {
-            open.extend(doc! { "epoch": bytes.upload.epoch, "offset": bytes.upload.offset });
+        if let Act::Append { .. } | Act::Settle(_) = bytes.act {
+            open.insert("epoch", bytes.upload.epoch);
+            open.extend(ending_as(&bytes.upload));
         }
-        let change = bytes.change(is_changed).map_err(StepError::Final)?;
-        let noted = self.documents(UPLOADS).update_one(open, vec![doc! { "$set": change }]).session(session).await?;
-        stale_unless(noted.matched_count == 1)
+        let change = bytes.change(found).map_err(StepError::Final)?;
+        let uploads = self.collection::<UploadDoc>(UPLOADS);
+        let note = uploads.find_one_and_update(open, vec![doc! { "$set": change }]);
+        let noted = note.return_document(ReturnDocument::After).session(session).await?;
+        noted.ok_or(StepError::Final(StoreError::Stale))
     }
 
-    /// Becomes the only writer that may append to an upload, which **MUST** end at `offset`; gives the upload as it is
-    /// then, none when it is another by now.
+    /// Becomes the only writer that may append to an upload, which ends at `offset` as it was found; gives the upload
+    /// as it is then, none when it is another by now.
     pub async fn begin_append(&self, upload: &UploadDoc, offset: i64, at: DateTime) -> StoreResult<Option<UploadDoc>> {
         let mut unchanged = open_upload(upload, at);
-        // Where the end was found out by looking at the parts, these must be the same.
-        match upload.offset {
-            Some(_) => unchanged.insert("offset", offset),
-            None => unchanged.insert("revision", upload.revision),
-        };
+        unchanged.extend(ending_as(upload));
         let begin = doc! { "$inc": { "epoch": 1_i64 }, "$set": { "offset": offset } };
         let uploads = self.collection::<UploadDoc>(UPLOADS);
         let begun = uploads.find_one_and_update(unchanged, begin).return_document(ReturnDocument::After);
-        Ok(begun.within(self.limit).await?)
-    }
-
-    /// The tail of an upload, in order.
-    pub async fn find_tail(&self, upload: Id) -> StoreResult<Vec<TailDoc>> {
-        let tails = self.collection::<TailDoc>(TAILS);
-        let found = tails.find(doc! { "upload": upload }).sort(doc! { "off": 1 }).batch_size(ROWS_AT_ONCE);
-        let found = found.max_time(self.query_timeout).within(self.limit).await?;
-        Ok(found.try_collect().within(self.limit).await?)
-    }
-
-    /// Open uploads with parts that the running hash did not see, by id.
-    pub async fn find_behind(&self, after: Option<Id>, limit: i64) -> StoreResult<Vec<UploadDoc>> {
-        let mut behind = doc! { "behind": true };
-        if let Some(after) = after {
-            behind.insert("_id", doc! { "$gt": after });
-        }
-        let uploads = self.collection::<UploadDoc>(UPLOADS);
-        let found = uploads.find(behind).sort(doc! { "_id": 1 }).limit(limit).max_time(self.query_timeout);
-        Ok(found.within(self.limit).await?.try_collect().within(self.limit).await?)
-    }
-
-    /// Notes that the running hash of an upload went on over these parts. False when it, or one of them, is another
-    /// by now.
-    pub async fn note_hashed(&self, upload: &UploadDoc, hashing: &Hashing, parts: &[Id]) -> StoreResult<bool> {
-        let (from, to) = (document(&hashing.from)?, document(&hashing.to)?);
-        let unchanged = doc! {
-            "_id": upload.id,
-            "$expr": { "$eq": ["$hashed", { "$literal": from }] },
-        };
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                let segments = self.documents(SEGMENTS);
-                let there = doc! { "_id": { "$in": parts }, "blob": upload.blob };
-                if segments.count_documents(there).session(&mut *session).await? != parts.len() as u64 {
-                    return Ok(false);
-                }
-                let more = lying_in(upload.blob, &(hashing.to.len..i64::MAX));
-                let more = segments.count_documents(more).limit(1).session(&mut *session).await? > 0;
-                let note = doc! { "$set": { "hashed": &to, "behind": more } };
-                let noted = self.documents(UPLOADS).update_one(unchanged.clone(), note).session(session).await?;
-                Ok(noted.matched_count == 1)
-            };
-            let outcome = steps.within(limit).await;
-            if let Some(is_noted) = transaction.conclude(outcome).await? {
-                return Ok(is_noted);
-            }
-        }
+        Ok(self.unhindered(begun.within(self.limit)).await?)
     }
 }
 
@@ -307,7 +255,19 @@ impl Handover {
     /// Where the bytes are.
     fn place(&self) -> &Range<i64> {
         match &self.act {
-            Act::Put(place) | Act::Append { place, .. } => place,
+            Act::Put(place) | Act::Append { place, .. } | Act::Settle(place) => place,
+        }
+    }
+
+    /// Where what begins there goes: of the part that appended bytes end in, all that is behind them.
+    fn replaced(&self) -> Range<i64> {
+        let place = self.place();
+        match self.act {
+            Act::Append { .. } => {
+                let over = place.end % self.upload.part_size;
+                place.start..place.end + if over == 0 { 0 } else { self.upload.part_size - over }
+            }
+            Act::Put(_) | Act::Settle(_) => place.clone(),
         }
     }
 
@@ -321,8 +281,8 @@ impl Handover {
         }
     }
 
-    /// What it changes in its upload; `is_changed`: something else lay in its place.
-    fn change(&self, is_changed: bool) -> StoreResult<Document> {
+    /// What it changes in its upload.
+    fn change(&self, Found { is_changed, is_met }: Found) -> StoreResult<Document> {
         let lives_until = self.at.timestamp_millis().saturating_add(self.life.as_millis() as i64);
         let mut change = doc! {
             "revision": { "$add": ["$revision", 1_i64] },
@@ -337,6 +297,9 @@ impl Handover {
                 change.insert("offset", "$$REMOVE");
                 change.insert("tail", doc! { "$cond": [is_in, { "$literal": none }, "$tail"] });
             }
+            Act::Settle(_) => {
+                change.insert("tail", doc! { "$literal": document(&TailSpan::default())? });
+            }
             Act::Append { place, tail: TailChange::Consumed } => {
                 change.insert("offset", place.end);
                 change.insert("tail", doc! { "$literal": document(&TailSpan::default())? });
@@ -348,6 +311,9 @@ impl Handover {
                 change.insert("offset", place.end);
                 change.insert("tail", doc! { "$literal": document(&tail)? });
             }
+        }
+        if is_met {
+            change.insert("offset", "$$REMOVE");
         }
         if is_changed || !self.pieces.is_empty() {
             self.change_hash(is_changed, &mut change)?;
@@ -383,6 +349,14 @@ fn open_upload(upload: &UploadDoc, at: DateTime) -> Document {
     doc! { "_id": upload.id, "status": UploadStatus::Open.name(), "expireAt": { "$gt": at } }
 }
 
-fn lying_in(blob: Id, place: &Range<i64>) -> Document {
+/// An upload that ends where it was found to. Where that was found out by looking at the parts, these are the same.
+fn ending_as(upload: &UploadDoc) -> Document {
+    match upload.offset {
+        Some(offset) => doc! { "offset": offset },
+        None => doc! { "revision": upload.revision },
+    }
+}
+
+pub(super) fn lying_in(blob: Id, place: &Range<i64>) -> Document {
     doc! { "blob": blob, "off": { "$gte": place.start, "$lt": place.end } }
 }

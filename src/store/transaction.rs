@@ -8,6 +8,7 @@ use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RES
 use mongodb::options::{ReadConcern, TransactionOptions};
 
 use super::limit::{Budget, Within, is_cut};
+use super::standing::Watch;
 use super::{Store, StoreError, StoreResult};
 use crate::failpoint;
 
@@ -47,9 +48,11 @@ pub(super) fn stale_unless(is_unchanged: bool) -> Result<(), StepError> {
 /// }
 /// ```
 pub struct Transaction {
+    store: Store,
     session: ClientSession,
     budget: Budget,
     pause: Duration,
+    watch: Watch,
 }
 
 impl Transaction {
@@ -60,7 +63,7 @@ impl Transaction {
     pub async fn new(store: &Store) -> StoreResult<Self> {
         let budget = Budget::new(store.limit);
         let session = store.meta.client().start_session().within(budget.limit()).await?;
-        Ok(Self { session, budget, pause: FIRST_PAUSE })
+        Ok(Self { store: store.clone(), session, budget, pause: FIRST_PAUSE, watch: Watch::new() })
     }
 
     /// Begins the next attempt; its steps together **MUST** take no longer than the limit that comes with it.
@@ -89,6 +92,7 @@ impl Transaction {
                 self.abort().await;
                 let is_aborted = error.contains_label(TRANSIENT_TRANSACTION_ERROR);
                 self.pause_before_retry(error, is_aborted).await?;
+                self.watch.look(&self.store).await;
                 Ok(None)
             }
         }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::AuditDoc;
 use super::blobs::{BlobDoc, scope};
 use super::commit::{IdempotencyDoc, pending};
+use super::concat::ConcatDoc;
 use super::limit::Within;
 use super::reclaim::condemned;
 use super::schema::{BLOBS, IDEMPOTENCY, TAILS, UPLOADS};
@@ -81,6 +82,9 @@ pub struct UploadDoc {
     /// What a client of tus said, as it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
+    /// What it is to others, where it is concatenated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concat: Option<ConcatDoc>,
     /// Stands for the SHA-256 that was announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Binary>,
@@ -176,6 +180,22 @@ pub struct HashedDoc {
     pub state: Option<Binary>,
 }
 
+/// An upload that begins.
+pub struct NewUpload<'a> {
+    /// It.
+    pub upload: &'a UploadDoc,
+    /// The content that is gathered.
+    pub blob: &'a BlobDoc,
+    /// How long it lives, if nobody goes on with it.
+    pub life: Duration,
+    /// Who did it.
+    pub audit: &'a AuditDoc,
+    /// The idempotency key the request carried.
+    pub idempotency: Option<&'a IdempotencyDoc>,
+    /// The uploads that it is made of, as they were found.
+    pub partials: &'a [UploadDoc],
+}
+
 /// An upload that ends as a file.
 #[derive(Debug, Clone)]
 pub struct UploadEnd {
@@ -194,29 +214,24 @@ pub struct UploadEnd {
 }
 
 impl Store {
-    /// Begins an upload, with its audit entry; nobody takes its blob for abandoned for so long.
+    /// Begins an upload, with its audit entry; nobody takes its blob for abandoned while it lives.
     ///
     /// # Errors
-    /// [`StoreError::Duplicate`] when the idempotency key was used meanwhile.
-    pub async fn insert_upload(
-        &self,
-        upload: &UploadDoc,
-        blob: &BlobDoc,
-        life: Duration,
-        audit: &AuditDoc,
-        idempotency: Option<&IdempotencyDoc>,
-    ) -> StoreResult<()> {
+    /// [`StoreError::Duplicate`] when the idempotency key was used meanwhile; [`StoreError::Stale`] when one of its
+    /// partial uploads is another by now.
+    pub async fn insert_upload(&self, new: &NewUpload<'_>) -> StoreResult<()> {
         let mut transaction = Transaction::new(self).await?;
         loop {
             let (session, limit) = transaction.attempt().await?;
             let steps = async {
-                self.collection::<UploadDoc>(UPLOADS).insert_one(upload).session(&mut *session).await?;
-                self.collection::<BlobDoc>(BLOBS).insert_one(blob).session(&mut *session).await?;
-                self.lease_upload(blob.id, life, &mut *session).await?;
-                if let Some(key) = idempotency {
+                self.collection::<UploadDoc>(UPLOADS).insert_one(new.upload).session(&mut *session).await?;
+                self.collection::<BlobDoc>(BLOBS).insert_one(new.blob).session(&mut *session).await?;
+                self.lease_upload(new.blob.id, new.life, &mut *session).await?;
+                self.take_partials(new, &mut *session).await?;
+                if let Some(key) = new.idempotency {
                     self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(key).session(&mut *session).await?;
                 }
-                Ok(self.append_audit(&[audit], session).await?)
+                Ok(self.append_audit(&[new.audit], session).await?)
             };
             let outcome = steps.within(limit).await;
             if transaction.conclude(outcome).await?.is_some() {
@@ -232,18 +247,19 @@ impl Store {
         Ok(found.within(self.limit).await?)
     }
 
-    /// Sets the size of an upload that had none; gives the upload as it is then, none when it has another, or is not
-    /// open.
-    pub async fn set_upload_size(&self, upload: Id, size: i64) -> StoreResult<Option<UploadDoc>> {
+    /// Sets the size of an open upload that has none, and still has the parts it was found with; gives the upload as
+    /// it is then, none when it is another by now.
+    pub async fn set_upload_size(&self, upload: &UploadDoc, size: i64) -> StoreResult<Option<UploadDoc>> {
         let open = doc! {
-            "_id": upload,
+            "_id": upload.id,
             "status": UploadStatus::Open.name(),
-            "$or": [{ "size": { "$exists": false } }, { "size": size }],
+            "revision": upload.revision,
+            "size": { "$exists": false },
         };
         let uploads = self.collection::<UploadDoc>(UPLOADS);
         let set = doc! { "$set": { "size": size }, "$inc": { "revision": 1_i64 } };
         let set = uploads.find_one_and_update(open, set);
-        Ok(set.return_document(ReturnDocument::After).within(self.limit).await?)
+        Ok(self.unhindered(set.return_document(ReturnDocument::After).within(self.limit)).await?)
     }
 
     /// The upload that became, or is to become, a file.
@@ -287,7 +303,7 @@ impl Store {
         let decided = doc! { "$set": { "storing": { "$ifNull": ["$storing", { "$literal": storing }] } } };
         let uploads = self.collection::<UploadDoc>(UPLOADS);
         let update = uploads.find_one_and_update(doc! { "_id": upload }, vec![decided]);
-        Ok(update.return_document(ReturnDocument::After).within(self.limit).await?)
+        Ok(self.unhindered(update.return_document(ReturnDocument::After).within(self.limit)).await?)
     }
 
     /// Leaves the blob of an upload alone for a while longer than the upload lives: it is the upload that expires.
@@ -364,7 +380,7 @@ fn open_of(tenant: &str, now: DateTime) -> Document {
     doc! { "tenant": tenant, "status": UploadStatus::Open.name(), "expireAt": { "$gt": now } }
 }
 
-fn ended(status: UploadStatus, at: DateTime, purge_at: DateTime) -> Document {
+pub(super) fn ended(status: UploadStatus, at: DateTime, purge_at: DateTime) -> Document {
     let set = doc! { "status": status.name(), "updatedAt": at, "purgeAt": purge_at };
     doc! { "$set": set, "$unset": { "enc": "", "behind": "" } }
 }

@@ -18,6 +18,7 @@ use super::registry::FileDoc;
 use super::schema::{REGISTRY, USAGE, USAGE_ENTRIES};
 use super::segments::lease_end;
 use super::transaction::{StepError, Transaction};
+use super::uploads::NewUpload;
 use super::{Id, Store, StoreError, StoreResult, new_id};
 use crate::failpoint;
 
@@ -219,6 +220,17 @@ impl Store {
     pub async fn drop_hold(&self, tenant: &str, hold: Id) -> StoreResult<()> {
         let drop = doc! { "$pull": { "holds": { "id": hold } } };
         self.documents(USAGE).update_one(doc! { "_id": tenant }, drop).within(self.limit).await?;
+        Ok(())
+    }
+
+    /// Makes one hold of those of partial uploads; where there are none, nothing is held.
+    pub(super) async fn merge_holds(&self, new: &NewUpload<'_>, session: &mut ClientSession) -> Result<(), StepError> {
+        let partials: Vec<Id> = new.partials.iter().map(|partial| partial.id).collect();
+        let held = doc! { "_id": &new.upload.tenant, "holds.id": { "$in": &partials } };
+        let others = doc! { "$filter": { "input": "$holds", "cond": { "$not": { "$in": ["$$this.id", &partials] } } } };
+        let one = doc! { "id": new.upload.id, "bytes": new.upload.size, "until": lease_end(new.life) };
+        let merge = doc! { "$set": { "holds": { "$concatArrays": [others, [one]] } } };
+        self.documents(USAGE).update_one(held, vec![merge]).session(session).await?;
         Ok(())
     }
 

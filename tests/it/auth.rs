@@ -49,7 +49,7 @@ impl Targets {
 }
 
 pub fn is_of_uploads(operation: &Operation) -> bool {
-    operation.path.starts_with("/v1/uploads") || operation.path.starts_with("/tus")
+    ["/v1/uploads", "/tus", "/ruft"].iter().any(|beneath| operation.path.starts_with(beneath))
 }
 
 /// The request of an operation, well-formed in everything but the credential.
@@ -66,6 +66,13 @@ pub fn request(app: &TestApp, operation: &Operation, targets: &Targets) -> reqwe
                 let request = request.header("x-http-method-override", "PATCH");
                 request.header("content-type", "application/offset+octet-stream").body("x")
             }
+            _ => request,
+        };
+    }
+    if operation.path.starts_with("/ruft") {
+        let request = request.header("upload-complete", "?0").header("upload-offset", "0");
+        return match operation.method.as_str() {
+            "PATCH" => request.header("content-type", "application/partial-upload").body("x"),
             _ => request,
         };
     }

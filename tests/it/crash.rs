@@ -4,12 +4,12 @@
 //! The long jobs die in `crash_jobs.rs`. The tables in `docs/reliability.md` say the same in words; a test
 //! compares them with the code.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use gridgate::config::Settings;
 use gridgate::jobs::fsck::fsck;
 use gridgate::jobs::sweep::sweep;
@@ -257,7 +257,6 @@ impl House {
             _ => self.die_serving(point, *act, &name, &bytes).await,
         }
 
-        end_transactions_of_the_dead().await;
         let [blobs, segments, grid_files, chunks] = *left;
         let counted = recount(&self.app).await;
         assert_eq!(counted.surplus, Surplus { blobs, segments, grid_files, chunks }, "left by a death at {place}");
@@ -376,22 +375,6 @@ impl House {
             assert!(begun.elapsed() < PATIENCE, "a lease is renewed though its writer is dead");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-    }
-}
-
-/// Ends the transactions whose clients are gone, as the server does by itself after a minute: until
-/// then nobody else can change what they changed.
-pub async fn end_transactions_of_the_dead() {
-    let admin = mongodb::Client::with_uri_str(mongod::uri()).await.unwrap().database("admin");
-    let everything = doc! { "$currentOp": { "allUsers": true, "idleConnections": true, "idleSessions": true } };
-    let ops: Vec<Document> = admin.aggregate([everything]).await.unwrap().try_collect().await.unwrap();
-    let is_idle_session = |op: &&Document| op.get_str("type").is_ok_and(|kind| kind == "idleSession");
-    let clients: HashSet<&str> =
-        ops.iter().filter(|op| !is_idle_session(op)).filter_map(|op| op.get_str("client").ok()).collect();
-    let in_transaction = ops.iter().filter(is_idle_session).filter(|op| op.contains_key("transaction"));
-    for op in in_transaction.filter(|op| op.get_str("client").is_ok_and(|client| !clients.contains(client))) {
-        let session = op.get_document("lsid").unwrap().get("id").cloned();
-        admin.run_command(doc! { "killSessions": [{ "id": session }] }).await.unwrap();
     }
 }
 

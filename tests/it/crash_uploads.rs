@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use std::os::unix::process::ExitStatusExt;
 use tempfile::TempDir;
 
-use crate::crash::end_transactions_of_the_dead;
 use crate::starting::{Gateway, gridgate};
 use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, noise};
 use crate::support::mongod;
 use crate::support::requests::send;
+use crate::support::tus::{self, partial};
 use crate::support::uploads::{begin, complete, part_request, path, progress};
 
 const SIGABRT: i32 = 6;
@@ -35,6 +35,8 @@ enum Act {
     Complete,
     /// Of content that is there.
     CompleteShared,
+    /// Partial uploads of tus.
+    Concatenate,
     Abort,
 }
 
@@ -46,6 +48,7 @@ impl Act {
             Self::SmallPart => "small part",
             Self::Complete => "complete",
             Self::CompleteShared => "complete shared content",
+            Self::Concatenate => "concatenate",
             Self::Abort => "abort",
         }
     }
@@ -57,6 +60,10 @@ impl Act {
             Self::Begin => client.post(format!("{url}/v1/uploads")).json(said),
             Self::LargePart | Self::SmallPart => client.put(at("/parts/0")).body(first.to_vec()),
             Self::Complete | Self::CompleteShared => client.post(at("/complete")),
+            Self::Concatenate => {
+                let of = upload["of"].as_str().unwrap();
+                client.post(format!("{url}/tus/")).header("tus-resumable", "1.0.0").header("upload-concat", of)
+            }
             Self::Abort => client.delete(at("")),
         }
     }
@@ -77,7 +84,7 @@ use Outcome::{Done, Undone};
 /// One death: where, in which act, and whether that took place.
 struct Death(&'static str, Act, Outcome);
 
-const DEATHS: [Death; 19] = [
+const DEATHS: [Death; 22] = [
     Death("transaction.ready", Act::Begin, Undone),
     Death("transaction.committed", Act::Begin, Done),
     Death("upload.reserved", Act::LargePart, Undone),
@@ -95,6 +102,9 @@ const DEATHS: [Death; 19] = [
     Death("transaction.committed", Act::Complete, Done),
     Death("attach.before", Act::CompleteShared, Undone),
     Death("transaction.committed", Act::CompleteShared, Done),
+    Death("transaction.ready", Act::Concatenate, Undone),
+    Death("transaction.committed", Act::Concatenate, Undone),
+    Death("commit.before", Act::Concatenate, Undone),
     Death("transaction.ready", Act::Abort, Undone),
     Death("transaction.committed", Act::Abort, Done),
 ];
@@ -106,13 +116,60 @@ pub fn deaths() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 #[tokio::test]
 async fn an_upload_goes_on_after_a_death_at_any_step() {
-    let houses = DEATHS.chunks(10).map(async |deaths| {
+    let houses = DEATHS.chunks(11).map(async |deaths| {
         let mut house = House::build().await;
         for death in deaths {
             house.suffer(death).await;
         }
     });
     futures::future::join_all(houses).await;
+}
+
+/// In the middle of a transaction over an upload, which the database would keep open for a minute.
+#[tokio::test]
+async fn what_a_gateway_holds_that_died_or_froze_is_free_within_a_second() {
+    let house = House::build().await;
+    let app = &house.app;
+    for freezes in [false, true] {
+        let (lost, bytes) = (noise(10_000, 1), noise(10_000, 2));
+        let path = tus::create(app, bytes.len(), "a").await;
+        house.leave_nothing_to_do().await;
+        let mut command = house.program("transaction.ready");
+        if freezes {
+            command.env("GRIDGATE_FAILPOINT_FREEZES", "1");
+        }
+        let mut gateway = Gateway::run(&mut command, &house.folder.path().join(freezes.to_string())).await;
+        let patch = reqwest::Client::builder().no_proxy().build().unwrap().patch(format!("{}{path}", gateway.url));
+        let patch = patch.bearer_auth(ADMIN_KEY).header("tus-resumable", "1.0.0").header("upload-offset", "0");
+        let patch = patch.header("content-type", "application/offset+octet-stream").body(lost);
+        let hanging = tokio::spawn(patch.send());
+        match freezes {
+            true => {
+                while !is_stopped(gateway.pid()) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            false => assert_eq!(gateway.ended().await.signal(), Some(SIGABRT)),
+        }
+        let begun = Instant::now();
+        assert_eq!(tus::patch(app, &path, 0, &bytes[..100]).await, 100);
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(3), "after {waited:?}");
+        eprintln!("freezes: {freezes}; free after {waited:?}");
+        if freezes {
+            gateway.signal("CONT");
+            assert_eq!(hanging.await.unwrap().unwrap().status(), 409, "it committed what it held");
+        }
+        let last = send(tus::patch_request(app, &path, 100, bytes[100..].to_vec())).await;
+        let content = format!("/v1/files/{}/content", last.header("gridgate-file-id"));
+        assert!(send(app.get(&content)).await.body == bytes);
+    }
+}
+
+/// Whether a process stands still (`man 5 proc`).
+fn is_stopped(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    status.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 /// A database, and a gateway beside the one that dies.
@@ -156,9 +213,16 @@ impl House {
         let bytes = noise(len + len / 2, self.restarts.into());
         let part = |n: usize| &bytes[n * len..bytes.len().min((n + 1) * len)];
         let said = json!({ "name": place, "size": bytes.len(), "partSize": len });
-        let mut upload = if *act == Act::Begin { Value::Null } else { begin(app, said.clone()).await };
+        let mut upload = match act {
+            Act::Begin => Value::Null,
+            Act::Concatenate => {
+                let of = [partial(app, part(0)).await, partial(app, part(1)).await];
+                json!({ "id": "", "of": format!("final;{}", of.join(" ")) })
+            }
+            _ => begin(app, said.clone()).await,
+        };
         let before = match act {
-            Act::Begin | Act::LargePart | Act::SmallPart => 0,
+            Act::Begin | Act::LargePart | Act::SmallPart | Act::Concatenate => 0,
             Act::Abort => 1,
             Act::Complete | Act::CompleteShared => PARTS,
         };
@@ -170,14 +234,14 @@ impl House {
             self.segments += 1;
         }
         self.leave_nothing_to_do().await;
-        let folder = self.folder.path().join(self.restarts.to_string());
-        let mut gateway = Gateway::run(&mut self.program(point), &folder).await;
-        let request = act.request(&gateway.url, &upload, &said, part(0));
-        let sent = request.bearer_auth(ADMIN_KEY).send().await;
-        assert!(sent.is_err(), "{place}: an answer: {:?}", sent.map(|answer| answer.status()));
-        assert_eq!(gateway.ended().await.signal(), Some(SIGABRT), "it did not die at {place}");
-        end_transactions_of_the_dead().await;
+        self.die(point, &place, |url| act.request(url, &upload, &said, part(0))).await;
 
+        if *act == Act::Concatenate {
+            let again = || act.request(&app.url, &upload, &said, &[]).bearer_auth(ADMIN_KEY);
+            assert_joined(app, again, &bytes, &place).await;
+            self.segments += PARTS as u64;
+            return self.assert_sound(&place).await;
+        }
         let listed = send(app.get("/v1/uploads")).await.expect(200);
         let open = listed["items"].as_array().unwrap();
         match (act, outcome) {
@@ -213,6 +277,15 @@ impl House {
         self.assert_sound(&place).await;
     }
 
+    /// Runs a gateway that dies at a point, of this request.
+    async fn die(&self, point: &str, place: &str, request: impl FnOnce(&str) -> reqwest::RequestBuilder) {
+        let folder = self.folder.path().join(self.restarts.to_string());
+        let mut gateway = Gateway::run(&mut self.program(point), &folder).await;
+        let sent = request(&gateway.url).bearer_auth(ADMIN_KEY).send().await;
+        assert!(sent.is_err(), "{place}: an answer: {:?}", sent.map(|answer| answer.status()));
+        assert_eq!(gateway.ended().await.signal(), Some(SIGABRT), "it did not die at {place}");
+    }
+
     /// So that a gateway dies in the act alone, and not while it counts or hashes.
     async fn leave_nothing_to_do(&self) {
         self.app.app.files.fold_usage().await.unwrap();
@@ -235,4 +308,13 @@ impl House {
         assert_eq!(counted, (self.segments, self.segments), "left after {place}");
         assert_eq!(blobs.count_documents(doc! { "state": { "$ne": "live" } }).await.unwrap(), 0, "left after {place}");
     }
+}
+
+/// The same final upload, asked for again and again, is one and has its file.
+async fn assert_joined(app: &TestApp, again: impl Fn() -> reqwest::RequestBuilder, bytes: &[u8], place: &str) {
+    let (first, second) = (send(again()).await, send(again()).await);
+    assert_eq!((first.status, second.status), (201, 201), "{place}");
+    let (file, same) = (first.header("gridgate-file-id"), second.header("gridgate-file-id"));
+    assert_eq!((first.header("location"), file), (second.header("location"), same), "{place}");
+    assert!(send(app.get(&format!("/v1/files/{file}/content"))).await.body == bytes, "{place}: not exact");
 }

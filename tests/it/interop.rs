@@ -3,7 +3,11 @@
 //! Where a program is missing, its test says so and passes; with `CI` set it fails.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use futures::StreamExt;
 
 use gridgate::format::digest::Sha256Digest;
 use gridgate::store::gridfs::GridFile;
@@ -11,13 +15,14 @@ use gridgate::store::{Bson, Document, doc};
 use serde_json::{Value, json};
 
 use crate::support::app::{ADMIN_KEY, TestApp, noise};
-use crate::support::mongod;
 use crate::support::requests::send;
 use crate::support::store::{BUCKET, TestStore};
+use crate::support::{mongod, nginx, ruft};
 
 const CHUNK: usize = 255 << 10;
 const READ: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/read.py");
 const TUS_JS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/tus.cjs");
+const UPPY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/uppy.cjs");
 const TUS_PY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/tus.py");
 const WRITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/write.py");
 
@@ -120,31 +125,69 @@ async fn stock_zstd_and_gzip_restore_the_stored_bytes() {
 }
 
 #[tokio::test]
-async fn tus_js_client_uploads_stops_goes_on_and_terminates() {
-    let Some(modules) = node_modules() else { return };
+async fn tus_js_client_uploads_stops_goes_on_in_a_new_process_and_terminates() {
+    let Some(modules) = node_modules("tus-js-client") else { return };
     let app = TestApp::start().await;
-    let bytes = noise(5_000_000, 12);
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), &bytes).unwrap();
-    let upload = async |mode: &str| -> Value {
-        let mut node = tokio::process::Command::new("node");
-        node.arg(TUS_JS).args([&app.url, ADMIN_KEY]).arg(file.path()).arg(mode).env("NODE_PATH", &modules);
-        let ended = node.kill_on_drop(true).output().await.unwrap();
-        assert!(ended.status.success(), "{mode}: {}", String::from_utf8_lossy(&ended.stderr));
-        serde_json::from_slice(&ended.stdout).unwrap()
-    };
-    for mode in ["whole", "creation"] {
-        let done = upload(mode).await;
+    let bytes = noise(9_000_000, 12);
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("tus.bin");
+    std::fs::write(&file, &bytes).unwrap();
+    let upload = async |mode: &str, parallel: &str| upload_by_tus_js(&modules, &app.url, &file, mode, parallel).await;
+    // Of several at once the library makes partial uploads, and a final one of them.
+    for (mode, parallel) in [("resume", "1"), ("resume", "3"), ("creation", "1")] {
+        if mode == "resume" {
+            upload("stop", parallel).await;
+        }
+        let done = upload(mode, parallel).await;
+        assert!(mode != "resume" || done["patches"].as_u64().unwrap() < 10, "what was there came again: {done}");
         let path = format!("/v1/files/{}", done["fileId"].as_str().expect("the last answer names the file"));
+        gridgate::jobs::digests::run(&app.app.files).await.unwrap();
         let made = send(app.get(&path)).await.expect(200);
         assert_eq!((&made["name"], &made["contentType"]), (&json!("tus.bin"), &json!("application/x-noise")), "{mode}");
         assert_eq!(made["sha256"], Sha256Digest::of(&bytes).to_string(), "{mode}");
         assert!(app.content(&made).await == bytes, "{mode}");
     }
-    let ended = upload("terminate").await;
+    let ended = upload("terminate", "1").await;
     let path = ended["url"].as_str().unwrap().strip_prefix(&app.url).unwrap().to_owned();
     let gone = send(app.request("HEAD", &path).header("tus-resumable", "1.0.0")).await;
     assert_eq!(gone.status, 410);
+    assert!(gridgate::jobs::fsck::fsck(&app.app.files).await.unwrap().ok);
+}
+
+/// Uppy in headless Chromium, in a page of another origin.
+#[tokio::test]
+async fn uppy_in_a_browser_uploads_pauses_goes_on_after_a_reload_and_over_several_connections() {
+    let Some(modules) = node_modules("uppy") else { return };
+    if !is_there("chromium") {
+        return;
+    }
+    let port = free_port();
+    let page = format!("http://127.0.0.1:{port}");
+    let app = TestApp::start_with(|settings| settings.server.cors_origins = vec![page]).await;
+    let bytes = noise(16 << 20, 14);
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("uppy.bin");
+    std::fs::write(&file, &bytes).unwrap();
+    for mode in ["whole", "pause", "reload", "parallel"] {
+        let mut node = tokio::process::Command::new("node");
+        node.arg(UPPY).args([&app.url, ADMIN_KEY]).arg(&file).args([&port.to_string(), mode]);
+        node.env("NODE_PATH", &modules).env("TMPDIR", folder.path());
+        let ended = node.kill_on_drop(true).output().await.unwrap();
+        assert!(ended.status.success(), "{mode}: {}", String::from_utf8_lossy(&ended.stderr));
+        let done: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        let sent: Vec<_> = done["sent"].as_array().unwrap().iter().map(|sent| sent.as_str().unwrap()).collect();
+        match mode {
+            "pause" | "reload" => {
+                let at = sent.iter().find_map(|sent| sent.strip_prefix("PATCH ")).expect("it went on");
+                assert!(at.parse::<usize>().unwrap() > 4 << 20, "{mode} began anew: {done}");
+                assert!(!sent.contains(&"POST"), "{mode} began anew: {done}");
+            }
+            "parallel" => assert_eq!(sent.iter().filter(|sent| **sent == "POST").count(), 4, "{done}"),
+            _ => {}
+        }
+        let content = format!("/v1/files/{}/content", done["fileId"].as_str().expect("the page may read the id"));
+        assert!(send(app.get(&content)).await.body == bytes, "{mode}");
+    }
     assert!(gridgate::jobs::fsck::fsck(&app.app.files).await.unwrap().ok);
 }
 
@@ -164,15 +207,101 @@ async fn tuspy_uploads_with_checksums_and_goes_on_with_a_new_client() {
     assert!(send(app.get(&path)).await.body == bytes);
 }
 
-/// Where `tus-js-client` lies, if Node is there.
-fn node_modules() -> Option<String> {
+/// The settings are those of the documentation.
+#[tokio::test]
+async fn what_is_uploaded_through_nginx_arrives_as_if_it_were_not_there() {
+    if !nginx::is_there() {
+        return missing("nginx");
+    }
+    let port = free_port();
+    let outside = format!("http://127.0.0.1:{port}");
+    let mut app = TestApp::start_with(|settings| {
+        settings.server.public_url = outside.clone();
+        settings.server.trusted_proxies = vec!["127.0.0.0/8".to_owned()];
+    })
+    .await;
+    let _nginx = nginx::Nginx::start(port, &app.url).await;
+    app.url = outside.clone();
+    let bytes = noise(20 << 20, 15);
+    if let Some(modules) = node_modules("tus-js-client") {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("tus.bin");
+        std::fs::write(&file, &bytes).unwrap();
+        upload_by_tus_js(&modules, &app.url, &file, "stop", "3").await;
+        let done = upload_by_tus_js(&modules, &app.url, &file, "resume", "3").await;
+        let content = format!("/v1/files/{}/content", done["fileId"].as_str().unwrap());
+        assert!(send(app.get(&content)).await.body == bytes);
+    }
+    // curl, by the path of the link it is given.
+    let mut curl = tokio::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--data-binary", "@-", "-H", "Expect:"]);
+    curl.args(["-H", &format!("Authorization: Bearer {ADMIN_KEY}"), &format!("{outside}/v1/files?name=c.bin")]);
+    let made = run_with(curl, &bytes).await;
+    let made: Value = serde_json::from_slice(&made).unwrap();
+    assert!(made["links"]["self"].as_str().unwrap().starts_with(&outside), "{made}");
+    assert!(app.content(&made).await == bytes);
+    assert!(app.range(&made, 7_000_000..7_000_100).await == bytes[7_000_000..7_000_100]);
+
+    // What was sent before a break arrived.
+    let path = ruft::create(&app, Some(bytes.len())).await;
+    let come = bytes[..6 << 20].to_vec();
+    let hanging = futures::stream::iter([Ok::<_, std::io::Error>(come)]).chain(futures::stream::pending());
+    let hanging = ruft::append_request(&app, &path, 0, true, reqwest::Body::wrap_stream(hanging));
+    let hung = tokio::spawn(hanging.send());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    hung.abort();
+    let (at, _) = ruft::state(&app, &path).await;
+    assert!(at > 0 && at <= 6 << 20);
+    let file = ruft::append(&app, &path, at, true, &bytes[at..]).await.expect(201);
+    assert!(app.content(&file).await == bytes);
+
+    // The proxy says that TLS ended there; a client that says so itself is on this machine, or not believed.
+    let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    let sealed = |forwarded: &str| {
+        let request = app.request("POST", "/v1/files?name=sealed").header("gridgate-encryption-key", key);
+        request.header("x-forwarded-for", forwarded.to_owned()).body("secret")
+    };
+    send(sealed("192.0.2.7")).await.expect(201);
+}
+
+/// A port that nobody listens at.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// One run of tus-js-client; gives what it prints.
+async fn upload_by_tus_js(modules: &str, url: &str, file: &Path, mode: &str, parallel: &str) -> Value {
+    let mut node = tokio::process::Command::new("node");
+    node.arg(TUS_JS).args([url, ADMIN_KEY]).arg(file).args([mode, parallel]).env("NODE_PATH", modules);
+    let ended = node.kill_on_drop(true).output().await.unwrap();
+    assert!(ended.status.success(), "{mode}: {}", String::from_utf8_lossy(&ended.stderr));
+    serde_json::from_slice(&ended.stdout).unwrap()
+}
+
+/// Runs a program with an input; gives what it prints.
+async fn run_with(mut command: tokio::process::Command, input: &[u8]) -> Vec<u8> {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = piped.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let writing = async {
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, input).await.unwrap();
+        drop(stdin);
+    };
+    let (output, ()) = tokio::join!(child.wait_with_output(), writing);
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Where a package lies, if Node is there.
+fn node_modules(package: &str) -> Option<String> {
     let named = std::env::var("GRIDGATE_TEST_NODE_MODULES").ok().filter(|named| !named.is_empty());
     let modules = named.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/node_modules").to_owned());
     let node = Command::new("node").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if node.is_ok() && std::path::Path::new(&modules).join("tus-js-client").exists() {
+    if node.is_ok() && Path::new(&modules).join(package).exists() {
         return Some(modules);
     }
-    missing("node with tus-js-client (npm ci --prefix .ci; GRIDGATE_TEST_NODE_MODULES names another folder)");
+    missing(&format!("node with {package} (npm ci --prefix .ci; GRIDGATE_TEST_NODE_MODULES names another folder)"));
     None
 }
 

@@ -1,7 +1,6 @@
 //! Random sequences of acts on two gateways of one database, against a model in memory: names,
 //! contents, ends and holds. A sequence that fails is shrunk and printed.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -12,19 +11,16 @@ use gridgate::jobs::sweep::sweep;
 use mongodb::bson::{DateTime, Document, doc};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, noise};
-use crate::support::model::{WAYS, prose};
+use crate::support::model::{WAYS, agree, prose};
 use crate::support::recount::{Recount, recount};
 use crate::support::requests::send;
 
 const TYPE: &str = "application/octet-stream";
-/// Sequences of an ordinary run; `GRIDGATE_MODEL_CASES` says another number.
+/// Sequences of an ordinary run.
 const CASES: u32 = 12;
-/// The same sequences each time, unless `PROPTEST_RNG_SEED` names others.
-const SEED: u64 = 1;
 const DAY: Duration = Duration::from_secs(86_400);
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -332,26 +328,6 @@ async fn cut(app: &TestApp, is_large: bool) {
 
 #[test]
 fn random_sequences_agree_with_the_model() {
-    let defaults = Config::default();
-    let rng_seed = match defaults.rng_seed {
-        RngSeed::Random => RngSeed::Fixed(SEED),
-        chosen => chosen,
-    };
-    let cases = std::env::var("GRIDGATE_MODEL_CASES").map_or(CASES, |cases| cases.parse().unwrap());
-    let config = Config { cases, rng_seed, failure_persistence: None, max_shrink_time: 60_000, ..defaults };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    // A sequence that agreed leaves nothing, so the next one may begin where it ended.
-    let world = RefCell::new(None);
-    let outcome = TestRunner::new(config).run(&vec((0..2_usize, act()), 20..40), |steps| {
-        runtime.block_on(async {
-            let mut here = match world.take() {
-                Some(world) => world,
-                None => World::begin().await,
-            };
-            here.live(&steps).await;
-            world.replace(Some(here));
-        });
-        Ok(())
-    });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    let steps = vec((0..2_usize, act()), 20..40);
+    agree(CASES, &steps, World::begin, async |world: &mut World, steps| world.live(steps).await);
 }

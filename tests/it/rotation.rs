@@ -20,6 +20,7 @@ use crate::support::app::{TestApp, content_path, new_database, noise, secret, se
 use crate::support::mongod;
 use crate::support::program::{self, Ended};
 use crate::support::requests::send;
+use crate::support::uploads::{PART, begin_sized, complete, part_of, put_part};
 
 const OLD: &str = "old:AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 const NEW: &str = "new:ISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0A=";
@@ -336,4 +337,24 @@ async fn a_record_under_an_older_key_or_of_another_tenant_opens_nothing() {
     assert_eq!(new.content_status(&second).await, 500, "no commitment");
     segments.replace_one(id, &under_new).await.unwrap();
     assert!(new.content(&second).await == content(5) && new.content(&first).await == content(4));
+}
+
+/// Parts are there under the old key when it goes, and the rest comes afterwards.
+#[tokio::test]
+async fn an_open_upload_outlives_the_key_that_its_parts_were_stored_under() {
+    let database = new_database();
+    let old = TestApp::start_with_ring(&database, OLD).await;
+    let bytes = noise(2 * PART + 10, 40);
+    let upload = begin_sized(&old, bytes.len()).await;
+    put_part(&old, &upload, 0, part_of(&bytes, 0)).await;
+    let both = TestApp::start_with_ring(&database, &both(NEW, OLD)).await;
+    put_part(&both, &upload, 1, part_of(&bytes, 1)).await;
+    let report = rekey(&both.app.files, |_, _| {}).await.unwrap();
+    assert!(report.is_done() && report.remaining.is_empty(), "{report:?}");
+    let new = TestApp::start_with_ring(&database, NEW).await;
+    put_part(&new, &upload, 2, part_of(&bytes, 2)).await;
+    let file = complete(&new, &upload).await.expect(201);
+    assert_eq!(file["sha256"], Sha256Digest::of(&bytes).to_string());
+    assert!(new.content(&file).await == bytes);
+    assert_eq!(file["encryption"], json!({ "mode": "managed", "keyId": "new" }));
 }

@@ -1,5 +1,7 @@
 //! tus 1.0.0: what its clients send, and what they must never be told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -54,7 +56,7 @@ async fn a_file_comes_piece_by_piece() {
         at += len;
         assert_eq!(offset(&app, &path).await, at);
     }
-    assert_eq!(send(app.get(&path)).await.status, 404, "it is not finished");
+    send(app.get(&path)).await.refused(409, "parts_missing");
     let last = send(patch_request(&app, &path, at, bytes[at..].to_vec())).await;
     assert_eq!((last.status, last.header("upload-offset")), (204, "5000000"));
     let file = file_of(&app, &last).await;
@@ -104,6 +106,8 @@ async fn a_request_that_is_not_of_the_protocol_changes_nothing() {
     let plain =
         |kind: &str| request(&app, "PATCH", &path).header("content-type", kind.to_owned()).header("upload-offset", "0");
     refused(patch_request(&app, &path, 1, "x"), 409, "offset_mismatch").await;
+    let problem = send(patch_request(&app, &path, 1, "x")).await.refused(409, "offset_mismatch");
+    assert_eq!(problem["type"], "urn:gridgate:error:offset_mismatch", "problem types of the draft are not of tus");
     refused(patch_request(&app, &path, 0, "12345678901"), 413, "too_large").await;
     let endless = futures::stream::iter((0..3).map(|_| Ok::<_, std::io::Error>("12345")));
     refused(patch_request(&app, &path, 0, reqwest::Body::wrap_stream(endless)), 413, "too_large").await;
@@ -127,7 +131,7 @@ async fn a_request_that_is_not_of_the_protocol_changes_nothing() {
     }
     send(post().header("upload-defer-length", "2")).await.refused(400, "bad_header");
     send(post().header("upload-length", "1").header("upload-metadata", "a %%")).await.refused(400, "bad_header");
-    send(post().header("upload-length", "1").header("upload-concat", "partial")).await.refused(400, "bad_header");
+    send(post().header("upload-length", "1").header("upload-concat", "piece")).await.refused(400, "bad_header");
     send(post().header("upload-length", (1_u64 << 41).to_string())).await.refused(413, "too_large");
     send(post().header("upload-length", "1").header("content-type", "text/plain").body("x"))
         .await
@@ -166,8 +170,10 @@ async fn bytes_may_come_with_the_beginning_and_the_length_with_the_end() {
     let path = path_of(&app, &send(deferred).await);
     assert_eq!(head(&app, &path).await.header("upload-defer-length"), "1");
     assert_eq!(patch(&app, &path, 0, b"abc").await, 3);
+    send(patch_request(&app, &path, 3, "def").header("upload-length", "5")).await.refused(413, "too_large");
+    assert_eq!(head(&app, &path).await.header("upload-defer-length"), "1", "a refused request says nothing of it");
     let short = patch_request(&app, &path, 3, "def").header("upload-length", "2");
-    send(short).await.refused(422, "invalid");
+    send(short).await.refused(400, "inconsistent_length");
     let last = send(patch_request(&app, &path, 3, "def").header("upload-length", "6")).await;
     let file = file_of(&app, &last).await;
     assert_eq!((&file["name"], app.content(&file).await.as_slice()), (&json!("unnamed"), b"abcdef".as_slice()));
@@ -344,8 +350,8 @@ async fn appended_bytes_take_the_place_of_parts_that_are_there() {
     let path = format!("/tus/{}", upload["id"].as_str().unwrap());
     put_part(&app, &upload, 2, &other).await;
     put_part(&app, &upload, 3, &other).await;
-    assert_eq!(patch(&app, &path, 0, &bytes[..2 * PART]).await, 2 * PART);
-    assert_eq!(patch(&app, &path, 2 * PART, &bytes[2 * PART..2 * PART + 100]).await, 2 * PART + 100);
+    assert_eq!(patch(&app, &path, 0, &bytes[..PART]).await, PART);
+    assert_eq!(patch(&app, &path, PART, &bytes[PART..2 * PART + 100]).await, 2 * PART + 100);
     assert_eq!(crate::support::uploads::progress(&app, &upload).await["missingParts"], json!([[2, 2]]));
     digests::run(&app.app.files).await.unwrap();
     let last = send(patch_request(&app, &path, 2 * PART + 100, bytes[2 * PART + 100..].to_vec())).await;
@@ -354,6 +360,40 @@ async fn appended_bytes_take_the_place_of_parts_that_are_there() {
     digests::run(&app.app.files).await.unwrap();
     assert_eq!(file_of(&app, &last).await["sha256"], Sha256Digest::of(&bytes).to_string());
     assert_sound(&app).await;
+}
+
+/// A part takes the place of what an append under way has stored already: that one ends.
+#[tokio::test]
+async fn an_append_does_not_go_on_over_a_part_that_came_meanwhile() {
+    let app = TestApp::start().await;
+    let bytes = noise(3 * PART, 23);
+    for is_met in [true, false] {
+        let upload = crate::support::uploads::begin(&app, json!({ "partSize": PART })).await;
+        let path = format!("/tus/{}", upload["id"].as_str().unwrap());
+        if is_met {
+            put_part(&app, &upload, 1, part_of(&bytes, 1)).await;
+        }
+        let (rest, more) = tokio::sync::oneshot::channel::<()>();
+        let (first, last) = (bytes[..PART].to_vec(), bytes[PART..].to_vec());
+        let last = async move {
+            more.await.unwrap();
+            Ok::<_, std::io::Error>(last)
+        };
+        let body = futures::stream::iter([Ok(first)]).chain(futures::stream::once(last));
+        let appending = tokio::spawn(send(patch_request(&app, &path, 0, reqwest::Body::wrap_stream(body))));
+        while crate::support::uploads::progress(&app, &upload).await["missingParts"] == json!([[0, 0]]) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        put_part(&app, &upload, 0, b"0123456789").await;
+        rest.send(()).unwrap();
+        assert_eq!(appending.await.unwrap().status, 409, "is met: {is_met}");
+        assert_eq!(offset(&app, &path).await, 10);
+        put_part(&app, &upload, 0, part_of(&bytes, 0)).await;
+        put_part(&app, &upload, 1, part_of(&bytes, 1)).await;
+        let file = crate::support::uploads::complete(&app, &upload).await.expect(201);
+        assert!(app.content(&file).await == bytes[..2 * PART]);
+        assert_sound(&app).await;
+    }
 }
 
 #[tokio::test]
@@ -367,9 +407,15 @@ async fn a_tail_behind_a_gap_is_neither_used_nor_forgotten() {
     assert_eq!(offset(&app, &path).await, 3);
     let missing = crate::support::uploads::complete(&app, &upload).await.refused(409, "parts_missing");
     assert_eq!(missing["missingParts"], json!([[0, 0]]));
+    // What is appended before it leaves it where it is.
     assert_eq!(patch(&app, &path, 3, b"def").await, 6);
+    let progress = crate::support::uploads::progress(&app, &upload).await;
+    assert_eq!((&progress["uploadedBytes"], &progress["missingParts"]), (&json!(16), &json!([[0, 0]])));
+    crate::support::uploads::complete(&app, &upload).await.refused(409, "parts_missing");
+    put_part(&app, &upload, 0, &bytes[..PART]).await;
+    assert_eq!(offset(&app, &path).await, PART + 10);
     let file = crate::support::uploads::complete(&app, &upload).await.expect(201);
-    assert_eq!(app.content(&file).await, b"abcdef");
+    assert!(app.content(&file).await == bytes);
 
     let gap = crate::support::uploads::begin(&app, json!({ "partSize": PART })).await;
     let path = format!("/tus/{}", gap["id"].as_str().unwrap());
@@ -377,7 +423,7 @@ async fn a_tail_behind_a_gap_is_neither_used_nor_forgotten() {
     put_part(&app, &gap, 1, &bytes[..PART]).await;
     crate::support::uploads::complete(&app, &gap).await.refused(409, "parts_missing");
     let short = patch_request(&app, &path, 5, "6").header("upload-length", "6");
-    send(short).await.refused(422, "invalid");
+    send(short).await.refused(400, "inconsistent_length");
     put_part(&app, &gap, 0, &bytes[10..]).await;
     let file = crate::support::uploads::complete(&app, &gap).await.expect(201);
     assert!(app.content(&file).await == [&bytes[10..], &bytes[..PART]].concat());
@@ -487,49 +533,79 @@ async fn pages_of_the_origins_that_may_ask_are_told_everything_they_need() {
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, ""));
 }
 
+/// Bytes of the longest segment of an append.
+const SEGMENT: usize = 64 << 20;
+
 /// Kills a gateway again and again while an upload runs, and goes on through the next.
 async fn survive(kills: usize, len: usize) {
     let app = TestApp::start_with(|settings| settings.storage.lease_secs = 1).await;
     let bytes = noise(len, 8);
     let path = create(&app, bytes.len(), "a").await;
     let mut dice = crate::support::model::Dice::new(9);
-    let (mut killed, mut resent) = (0, 0);
+    let (mut killed, mut resent, mut kept_some) = (0, 0, 0);
     while killed < kills {
         let at = offset(&app, &path).await;
         if at == bytes.len() {
             break;
         }
         let gateway = Program::start(mongod::uri(), &app.database, &[("GRIDGATE__STORAGE__LEASE_SECS", "1")]).await;
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let patch =
-            client.patch(format!("{}{path}", gateway.url)).bearer_auth(ADMIN_KEY).header("tus-resumable", "1.0.0");
-        let patch = patch.header("content-type", "application/offset+octet-stream").header("upload-offset", at);
-        // So fast that all kills fit into the upload.
-        let pieces: Vec<_> = bytes[at..].chunks(64 << 10).map(<[u8]>::to_vec).collect();
-        let slow = futures::stream::iter(pieces).then(async |piece| {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            Ok::<_, std::io::Error>(piece)
-        });
-        let sending = tokio::spawn(patch.body(reqwest::Body::wrap_stream(slow)).send());
-        tokio::time::sleep(Duration::from_millis(dice.below(250) as u64)).await;
+        let sent = Arc::new(AtomicUsize::new(0));
+        // In one request, or in many, as clients do that send chunks.
+        let most = if killed % 2 == 0 { usize::MAX } else { dice.below(512 << 10) + 1 };
+        let sending =
+            tokio::spawn(send_on(format!("{}{path}", gateway.url), bytes.clone(), at, most, Arc::clone(&sent)));
+        tokio::time::sleep(Duration::from_millis(dice.below(400) as u64)).await;
         gateway.signal("KILL");
-        drop(sending.await);
+        sending.await.unwrap();
         killed += 1;
         let kept = offset(&app, &path).await;
         assert!(kept >= at, "an offset that was told went back");
+        let lost = (at + sent.load(Ordering::Relaxed)).saturating_sub(kept);
+        assert!(lost <= SEGMENT, "{lost} bytes have to be sent again");
+        kept_some += usize::from(kept > at);
         resent += usize::from(kept < bytes.len());
     }
-    let at = offset(&app, &path).await;
-    if at < bytes.len() {
-        patch(&app, &path, at, &bytes[at..]).await;
+    // What the last gateway sent to the database may arrive after it died: then the upload ends later than was told.
+    loop {
+        let at = offset(&app, &path).await;
+        if at == bytes.len() || send(patch_request(&app, &path, at, bytes[at..].to_vec())).await.status != 409 {
+            break;
+        }
     }
     let done = head(&app, &path).await;
     let file = file_of(&app, &done).await;
     assert_eq!(file["sha256"], Sha256Digest::of(&bytes).to_string());
-    assert!(app.content(&file).await == bytes, "after {killed} kills, {resent} of them in the middle");
+    let content = send(app.get(&path)).await;
+    assert!(content.body == bytes, "after {killed} kills, {resent} of them in the middle");
+    assert_eq!(content.header("repr-digest"), format!("sha-256=:{}:", STANDARD.encode(Sha256Digest::of(&bytes).0)));
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_sound(&app).await;
-    eprintln!("{killed} kills, {resent} before the end");
+    eprintln!("{killed} kills, {resent} before the end, bytes kept of {kept_some}");
+}
+
+/// Goes on with an upload from an offset, with so many bytes a request, until the gateway is gone; counts what it sends.
+async fn send_on(url: String, bytes: Vec<u8>, mut at: usize, most: usize, sent: Arc<AtomicUsize>) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    while at < bytes.len() {
+        let end = bytes.len().min(at.saturating_add(most));
+        let pieces: Vec<_> = bytes[at..end].chunks(64 << 10).map(<[u8]>::to_vec).collect();
+        let seen = Arc::clone(&sent);
+        // So slow that all kills fit into the upload.
+        let slow = futures::stream::iter(pieces).then(move |piece| {
+            let seen = Arc::clone(&seen);
+            async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                seen.fetch_add(piece.len(), Ordering::Relaxed);
+                Ok::<_, std::io::Error>(piece)
+            }
+        });
+        let patch = client.patch(&url).bearer_auth(ADMIN_KEY).header("tus-resumable", "1.0.0");
+        let patch = patch.header("content-type", "application/offset+octet-stream").header("upload-offset", at);
+        match patch.body(reqwest::Body::wrap_stream(slow)).send().await {
+            Ok(answer) if answer.status() == 204 => at = number(answer.headers(), "upload-offset"),
+            _ => return,
+        }
+    }
 }
 
 #[tokio::test]

@@ -10,22 +10,25 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::Mutex;
 
-use super::body::{making_way, piece_of};
+use super::body::{digested, making_way, piece_of};
+use super::end::mismatch;
 use super::piece::{STORING, number, sniff_as};
-use super::{Files, Result, options, place_of, require_open};
+use super::{Files, Result, options, place_of, require_no_final, require_open};
 use crate::content::sniff::SNIFF_LEN;
-use crate::error::{Error, ErrorCode};
+use crate::error::Error;
 use crate::files::access::Principal;
 use crate::files::options::PutOptions;
+use crate::files::put::ExpectedDigests;
 use crate::format::digest::Sha256Stream;
 use crate::format::key::Key;
 use crate::format::upload::seal_tail;
 use crate::pipeline::frames::FrameSource;
 use crate::pipeline::{BodyError, BodyStream};
 use crate::random;
-use crate::store::parts::{Act, Handover, Piece, TailChange, TailDoc};
+use crate::store::parts::{Act, Handover, Piece, TailChange};
 use crate::store::segments::{Pending, binary};
-use crate::store::uploads::{RecognisedDoc, UploadDoc};
+use crate::store::tails::TailDoc;
+use crate::store::uploads::{RecognisedDoc, TailSpan, UploadDoc};
 use crate::store::{Id, StoreError, new_id};
 
 /// Fewer bytes than these make no segment, unless they end a part or the upload.
@@ -42,6 +45,8 @@ pub struct AppendRequest {
     pub size: Option<u64>,
     /// Whether all of it becomes segments, however short.
     pub flushes: bool,
+    /// What the body must hash to.
+    pub digests: ExpectedDigests,
     /// Whether the body is as announced, to be asked once all of it has come; nothing is kept of one that is not.
     pub verdict: Option<Verdict>,
     /// The client's own key, for this request only.
@@ -60,27 +65,11 @@ pub struct Appended {
 }
 
 impl Files {
-    /// Where an upload ends: how much of it is there without a gap.
-    ///
-    /// # Errors
-    /// `unavailable`, `timeout`.
-    pub async fn offset(&self, upload: &UploadDoc) -> Result<u64> {
-        if let Some(offset) = upload.offset {
-            return Ok(offset.unsigned_abs());
-        }
-        let parts = self.store.find_parts(upload.blob).await.map_err(|e| e.doing("look the parts up"))?;
-        let mut there: Vec<_> = parts.iter().map(|part| (part.off, part.len)).collect();
-        there.push((upload.tail.off, upload.tail.len));
-        there.sort_unstable();
-        let end = there.into_iter().fold(0, |end, (off, len)| if off <= end { end.max(off + len) } else { end });
-        Ok(end.unsigned_abs())
-    }
-
     /// Appends a body to an upload, which must end where it says. Whoever appended before makes way.
     ///
     /// # Errors
-    /// `forbidden`, `upload_not_found`, `upload_completed`, `upload_gone`, `offset_mismatch`, `too_large` for a body beyond
-    /// the end, `key_required`, `key_mismatch`, `kind_not_accepted`, `quota_exceeded`, what the verdict says, the body's own
+    /// `forbidden`, `upload_not_found`, `upload_completed`, `upload_gone`, `offset_mismatch`, `inconsistent_length`, `too_large`
+    /// for a body beyond the end, `checksum_mismatch`, `key_required`, `key_mismatch`, `kind_not_accepted`, `quota_exceeded`, what the verdict says, the body's own
     /// errors (what came is kept), `unavailable`.
     ///
     /// # Cancel safety
@@ -106,6 +95,9 @@ impl Files {
     ) -> Result<Appended> {
         let upload = self.find_upload(principal, upload).await?;
         require_open(&upload)?;
+        if !request.flushes {
+            require_no_final(&upload)?;
+        }
         let key = self.upload_key(&upload, request.customer_key.as_ref())?;
         let turn = self.writers.enter(upload.id).await;
         // What the one before kept is there now.
@@ -115,17 +107,22 @@ impl Files {
         if request.offset != offset {
             return Err(mismatch(offset));
         }
+        self.check_lengths(&upload, offset, request.size, request.announced_len)?;
         let upload = self.sized(upload, request.size).await?;
-        let end = self.end_of(&upload);
-        if request.announced_len.is_some_and(|len| offset.saturating_add(len) > end) {
-            return Err(Error::too_large(end));
-        }
         self.require_space(request.announced_len.unwrap_or(0))?;
         let begun =
             self.store.begin_append(&upload, number(offset)?, self.now()).await.map_err(|e| e.doing(STORING))?;
         let Some(upload) = begun else { return Err(self.why_not_appended(&upload).await) };
-        let body = making_way(body, turn.interrupted.clone());
         let said = options(&upload)?;
+        let upload = match upload.tail {
+            TailSpan { len: 1.., .. } if !upload.tail.is_followed_by(number(offset)?) => {
+                self.settle_tail(upload, &key, &said, request.customer_key.as_ref()).await?
+            }
+            _ => upload,
+        };
+        let (body, digests) = digested(body, request.digests);
+        let body = making_way(body, turn.interrupted.clone());
+        let verdict = both(request.verdict, digests);
         let tail_len = match upload.tail.is_followed_by(number(offset)?) {
             true => upload.tail.len.unsigned_abs(),
             false => 0,
@@ -143,13 +140,13 @@ impl Files {
             flushes: request.flushes,
             running: hash.transpose()?,
             body: Arc::new(Mutex::new(FrameSource::new(body))),
-            is_kept: request.verdict.is_none(),
+            is_kept: verdict.is_none(),
             written: Vec::new(),
             first: None,
             upload,
         };
         let outcome = appending.run().await;
-        let outcome = match (outcome, request.verdict) {
+        let outcome = match (outcome, verdict) {
             (Ok(cut), Some(verdict)) => match cut.map_or_else(verdict, |cut| Err(cut.into_error())) {
                 Ok(()) => appending.keep_all().await.map(|()| None),
                 Err(error) => Err(error),
@@ -162,47 +159,14 @@ impl Files {
             None => Ok(Appended { offset: self.offset(&appending.upload).await?, upload: appending.upload }),
         }
     }
-
-    /// Where an upload takes no more.
-    fn end_of(&self, upload: &UploadDoc) -> u64 {
-        upload.size.map_or(self.routing.max_bytes(), i64::unsigned_abs)
-    }
-
-    /// The upload with its size, where that is told with bytes.
-    async fn sized(&self, upload: UploadDoc, size: Option<u64>) -> Result<UploadDoc> {
-        let Some(size) = size else { return Ok(upload) };
-        let other = || Error::invalid("size", "The upload has another size.");
-        if size > self.routing.max_bytes() {
-            return Err(Error::too_large(self.routing.max_bytes()));
-        }
-        let parts = self.store.find_parts(upload.blob).await.map_err(|e| e.doing(STORING))?;
-        let last = parts.iter().map(|part| part.off + part.len).chain([upload.tail.off + upload.tail.len]).max();
-        if number(size)? < last.unwrap_or_default() {
-            return Err(other());
-        }
-        let sized = self.store.set_upload_size(upload.id, number(size)?).await.map_err(|e| e.doing(STORING))?;
-        sized.ok_or_else(other)
-    }
-
-    pub(super) async fn why_not_appended(&self, upload: &UploadDoc) -> Error {
-        match self.store.find_upload(&upload.tenant, upload.id).await {
-            Ok(Some(upload)) => match (require_open(&upload), self.offset(&upload).await) {
-                (Err(error), _) => {
-                    self.free_upload(&upload).await;
-                    error
-                }
-                (_, Err(error)) => error,
-                (Ok(()), Ok(offset)) => mismatch(offset),
-            },
-            Ok(None) => Error::new(ErrorCode::UploadGone, "The upload was ended."),
-            Err(error) => error.doing(STORING),
-        }
-    }
 }
 
-fn mismatch(offset: u64) -> Error {
-    let detail = format!("The upload ends at {offset}.");
-    Error::new(ErrorCode::OffsetMismatch, detail).with("expectedOffset", offset)
+/// What two say of a body.
+fn both(one: Option<Verdict>, other: Option<Verdict>) -> Option<Verdict> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(Box::new(move || one().and_then(|()| other()))),
+        (one, other) => one.or(other),
+    }
 }
 
 /// An append under way.
@@ -360,16 +324,11 @@ impl Appending<'_> {
 
     async fn hand_over(&mut self, handover: Handover) -> Result<()> {
         let _turn = self.files.turns.wait(&self.upload.id.bytes()).await;
-        match self.files.store.hand_over(&handover).await {
-            Ok(()) => {}
+        self.upload = match self.files.store.hand_over(&handover).await {
+            Ok(upload) => upload,
             Err(StoreError::Stale) => return Err(self.files.why_not_appended(&self.upload).await),
             Err(error) => return Err(error.doing(STORING)),
-        }
-        let found = self.files.store.find_upload(&self.upload.tenant, self.upload.id).await;
-        let found = found.map_err(|e| e.doing(STORING))?;
-        // Another writer's epoch would be the one to append with; it is not ours to use.
-        let epoch = self.upload.epoch;
-        self.upload = found.filter(|upload| upload.epoch == epoch).ok_or_else(|| StoreError::Stale.doing(STORING))?;
+        };
         self.end = self.end.min(self.files.end_of(&self.upload));
         Ok(())
     }

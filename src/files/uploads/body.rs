@@ -1,14 +1,37 @@
-//! The body of an append: one that makes way for a newer writer, and pieces of it that become segments.
+//! The body of an append: one that is compared with its digests, or makes way for a newer writer, and pieces of it that
+//! become segments.
 
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::Verdict;
+use crate::files::put::{ExpectedDigests, check_digests, hash_sha512};
+use crate::format::digest::Sha256Stream;
 use crate::pipeline::frames::FrameSource;
 use crate::pipeline::{BodyError, BodyStream};
+
+/// A body that is hashed as it passes, and what compares that with its digests, where there are any.
+pub(super) fn digested(body: BodyStream, expected: ExpectedDigests) -> (BodyStream, Option<Verdict>) {
+    if expected.sha256.is_empty() && expected.sha512.is_empty() {
+        return (body, None);
+    }
+    let (body, sha512) = hash_sha512(body, !expected.sha512.is_empty());
+    let running = Arc::new(std::sync::Mutex::new(Sha256Stream::default()));
+    let seen = Arc::clone(&running);
+    let body = body.inspect_ok(move |piece: &Bytes| {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+    });
+    let verdict = move || {
+        let running = std::mem::take(&mut *running.lock().unwrap_or_else(PoisonError::into_inner));
+        check_digests(&expected, Some(running.finish()), &sha512)
+    };
+    (body.boxed(), Some(Box::new(verdict)))
+}
 
 /// A body that ends where it stands still once somebody else wants to write.
 pub(super) fn making_way(mut body: BodyStream, interrupted: CancellationToken) -> BodyStream {

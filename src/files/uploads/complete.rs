@@ -2,7 +2,7 @@
 //! touched, so it costs the same for any size; but for a whole-file SHA-256 that was announced, or a client's key,
 //! over parts that came out of order: those are hashed first.
 
-use super::{Files, Result, options, require_open};
+use super::{Files, Result, is_stale, options, require_open};
 use crate::content::media_type::MediaType;
 use crate::content::sniff::{Sniffed, sniff};
 use crate::error::{Error, ErrorCode};
@@ -50,7 +50,7 @@ impl Files {
             for _ in 1..TRIES {
                 match files.try_complete(&principal, upload, customer_key.as_ref(), request_id.clone()).await {
                     // A part came meanwhile, or another completed it.
-                    Err(error) if error.code == ErrorCode::Unavailable => {}
+                    Err(error) if is_stale(&error) => {}
                     outcome => return outcome,
                 }
             }
@@ -76,6 +76,9 @@ impl Files {
         request_id: Option<String>,
     ) -> Result<Put> {
         let upload = self.find_upload(principal, upload).await?;
+        if upload.is_partial() {
+            return Err(Error::invalid("id", "The upload is a piece of another: it becomes no file by itself."));
+        }
         if upload.status == UploadStatus::Completed {
             return Ok(Put { file: self.find(principal, upload.file).await?, is_new: false });
         }
@@ -161,8 +164,11 @@ impl Files {
             there.sort_unstable();
         }
         let missing = missing(upload, there.into_iter());
-        if missing.is_empty() {
+        if missing.is_empty() && upload.size.is_none_or(|size| size == end) {
             return Ok(segments);
+        }
+        if missing.is_empty() {
+            return Err(Error::damaged(COMPLETE, "its parts lie beyond its size"));
         }
         let detail =
             format!("{} parts are missing.", missing.iter().map(|[first, last]| last - first + 1).sum::<u64>());

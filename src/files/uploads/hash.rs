@@ -17,7 +17,7 @@ use crate::format::upload::seal_running;
 use crate::pipeline::decode::Wanted;
 use crate::random;
 use crate::store::Id;
-use crate::store::parts::Hashing;
+use crate::store::hashing::Hashing;
 use crate::store::registry::FileDoc;
 use crate::store::segments::{SegmentDoc, State, binary};
 use crate::store::uploads::{HashedDoc, UploadDoc, UploadStatus};

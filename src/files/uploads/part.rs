@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::piece::{STORING, number, sniff_as};
-use super::{Files, Result, options, place_of, require_open};
+use super::{Files, Result, options, place_of, require_no_final, require_open};
 use crate::content::sniff::{SNIFF_LEN, Sniffed};
 use crate::error::Error;
 use crate::files::access::Principal;
@@ -64,6 +64,9 @@ impl Files {
     ) -> Result<u64> {
         let upload = self.find_upload(principal, upload).await?;
         require_open(&upload)?;
+        if upload.size != Some(0) {
+            require_no_final(&upload)?;
+        }
         let key = self.upload_key(&upload, request.customer_key.as_ref())?;
         let place = place_of(&upload, n)?;
         check_len(&upload, &place, request.announced_len)?;
@@ -123,10 +126,12 @@ impl Files {
             && (same.off, same.len, &same.likeness) == (row.off, row.len, &row.likeness)
         {
             let now = self.store.find_upload(&upload.tenant, upload.id).await.map_err(|e| e.doing(STORING))?;
-            return match now.filter(|now| require_open(now).is_ok()) {
-                Some(_) => Ok(Handed::Known(len)),
-                None => Err(self.why_stale(upload).await),
-            };
+            match now.filter(|now| require_open(now).is_ok()) {
+                None => return Err(self.why_stale(upload).await),
+                // The part is longer than that.
+                Some(now) if now.tail.len > 0 && place.contains(&now.tail.off) => {}
+                Some(_) => return Ok(Handed::Known(len)),
+            }
         }
         let handover = Handover {
             pieces: vec![self.piece(upload, stored, row, first.as_ref())?],
@@ -135,7 +140,7 @@ impl Files {
             ..self.handover(upload, Act::Put(place))
         };
         match self.store.hand_over(&handover).await {
-            Ok(()) => Ok(Handed::Over(len)),
+            Ok(_) => Ok(Handed::Over(len)),
             Err(StoreError::Stale) => Err(self.why_stale(upload).await),
             Err(error) => Err(error.doing(STORING)),
         }

@@ -23,13 +23,17 @@ use crate::pipeline::frames::FrameSource;
 use crate::random;
 use crate::store::StoreError;
 use crate::store::commit::NewSegment;
-use crate::store::parts::{Act, Handover, Hashing, Piece};
+use crate::store::hashing::Hashing;
+use crate::store::parts::{Act, Handover, Piece};
 use crate::store::segments::{SegmentDoc, State, binary};
 use crate::store::uploads::{HashedDoc, RecognisedDoc, StoringDoc, UploadDoc};
 
 /// How long, and how often, a part looks whether the first one decides how all are stored.
 const FIRST_PART_LOOKS: u32 = 20;
 const FIRST_PART_LOOK: Duration = Duration::from_millis(50);
+/// How often, and how long between, the end of an upload is looked for.
+const END_LOOKS: u32 = 10;
+const END_LOOK: Duration = Duration::from_millis(50);
 /// What a failure was about.
 pub(super) const STORING: &str = "store the part";
 
@@ -53,15 +57,16 @@ impl Files {
         }
         let by_name = sniff_as(&[], &upload, said);
         let route = self.routing.route(&first.unwrap_or(&by_name).media_type);
-        if let Some(first) = first {
+        if let Some(first) = first.filter(|_| !upload.is_partial()) {
             check_route(&route, first, upload.size.map(i64::unsigned_abs))?;
         }
         if upload.storing.is_none() {
-            // What comes before its beginning may turn out to be of a bucket that must encrypt.
-            let policy = if first.is_none() && self.routing.requires_encryption() && said.encrypt.is_none() {
-                EncryptionPolicy::Required
-            } else {
-                route.settings.encryption
+            // What comes without its beginning may turn out to be of a bucket that must encrypt.
+            let policy = match (upload.is_partial(), first) {
+                _ if said.encrypt.is_some() => route.settings.encryption,
+                (true, _) if self.routing.may_encrypt() => EncryptionPolicy::Required,
+                (false, None) if self.routing.requires_encryption() => EncryptionPolicy::Required,
+                _ => route.settings.encryption,
             };
             let codec = choose_codec(said, &route, source).await?;
             let storing = StoringDoc {
@@ -81,7 +86,11 @@ impl Files {
 
     /// A place, up to where the bucket takes no more.
     pub(super) fn within_bucket(&self, upload: &UploadDoc, place: Range<u64>) -> Result<Range<u64>> {
-        let most = self.storing(upload)?.0.settings.max_bytes;
+        // What bucket the file of a piece will be in is not known.
+        let most = match upload.is_partial() {
+            true => self.routing.max_bytes(),
+            false => self.storing(upload)?.0.settings.max_bytes,
+        };
         let is_beyond = place.start >= most || upload.size.is_some_and(|size| size.unsigned_abs() > most);
         if is_beyond { Err(Error::too_large(most)) } else { Ok(place.start..place.end.min(most)) }
     }
@@ -197,21 +206,24 @@ impl Files {
         }
     }
 
-    /// Why a part was not taken: the upload ended, or its writer slept.
+    /// Why a part was not taken: the upload ended, or its writer slept. A transaction may have seen the end before
+    /// most of the servers have it, so this looks for a moment.
     pub(super) async fn why_stale(&self, upload: &UploadDoc) -> Error {
-        let found = self.store.find_upload(&upload.tenant, upload.id).await;
-        match found {
-            Ok(Some(upload)) => match require_open(&upload) {
-                Ok(()) => StoreError::Stale.doing(STORING),
-                Err(error) => {
-                    // What a writer took again while it ended.
-                    self.free_upload(&upload).await;
-                    error
-                }
-            },
-            Ok(None) => Error::new(ErrorCode::UploadGone, "The upload was ended."),
-            Err(error) => error.doing(STORING),
+        for _ in 0..END_LOOKS {
+            let found = self.store.find_upload(&upload.tenant, upload.id).await;
+            let ended = match found {
+                Ok(Some(upload)) => require_open(&upload).err(),
+                Ok(None) => Some(Error::new(ErrorCode::UploadGone, "The upload was ended.")),
+                Err(error) => return error.doing(STORING),
+            };
+            if let Some(error) = ended {
+                // What a writer took again while it ended.
+                self.free_upload(upload).await;
+                return error;
+            }
+            tokio::time::sleep(END_LOOK).await;
         }
+        StoreError::Stale.doing(STORING)
     }
 }
 

@@ -115,6 +115,7 @@ mod tests {
             declared_type: None,
             said: Document::new(),
             metadata: None,
+            concat: None,
             announced: None,
             enc: None,
             storing: None,

@@ -4,8 +4,9 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
-use super::{TUS_RESUMABLE, UPLOAD_DEFER_LENGTH, UPLOAD_LENGTH, VERSION};
+use super::{TUS_RESUMABLE, UPLOAD_DEFER_LENGTH, VERSION};
 use crate::error::{Error, ErrorCode};
+use crate::http::append::UPLOAD_LENGTH;
 
 const OFFSET_TYPE: &str = "application/offset+octet-stream";
 

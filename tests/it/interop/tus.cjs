@@ -1,9 +1,11 @@
-// tus-js-client against a gateway: node tus.cjs URL KEY FILE MODE
-// MODE: whole (in chunks; stopped, and gone on with anew), creation (with the first bytes), terminate
+// tus-js-client against a gateway: node tus.cjs URL KEY FILE MODE [PARALLEL]
+// MODE: stop (at half of it, remembering where in FILE.urls), resume (what was stopped, in a new process),
+//       creation (with the first bytes), terminate (what was stopped)
+// PARALLEL: so many uploads at once, which become one
 const { readFileSync } = require('node:fs')
 const tus = require('tus-js-client')
 
-const [url, key, file, mode] = process.argv.slice(2)
+const [url, key, file, mode, parallel] = process.argv.slice(2)
 const content = readFileSync(file)
 const base = {
   endpoint: `${url}/tus/`,
@@ -11,16 +13,23 @@ const base = {
   metadata: { filename: 'tus.bin', filetype: 'application/x-noise', relativePath: 'null' },
   chunkSize: 700_000,
   retryDelays: [0, 100, 300],
+  parallelUploads: Number(parallel || 1),
+  urlStorage: new tus.FileUrlStorage(`${file}.urls`),
+  removeFingerprintOnSuccess: true,
 }
 
 // Uploads; stops by itself after `stopAt` bytes. Resolves with the address and the id of the file, if it is one.
-function upload(options, stopAt) {
-  return new Promise((resolve, reject) => {
+async function upload(options, stopAt, isResumed) {
+  let patches = 0
+  const done = await new Promise((resolve, reject) => {
     let fileId
     const upload = new tus.Upload(content, {
       ...base,
       ...options,
-      onAfterResponse: (_, response) => { fileId = response.getHeader('Gridgate-File-Id') || fileId },
+      onAfterResponse: (request, response) => {
+        if (request.getMethod() === 'PATCH') patches += 1
+        fileId = response.getHeader('Gridgate-File-Id') || fileId
+      },
       onError: reject,
       onSuccess: () => resolve({ url: upload.url, fileId }),
       onProgress: (sent) => {
@@ -29,16 +38,26 @@ function upload(options, stopAt) {
         }
       },
     })
-    upload.start()
+    const begin = async () => {
+      if (isResumed) {
+        const [previous] = await upload.findPreviousUploads()
+        if (!previous) throw new Error('nothing is remembered')
+        upload.resumeFromPreviousUpload(previous)
+      }
+      upload.start()
+    }
+    begin().catch(reject)
   })
+  return { ...done, patches }
 }
 
 async function main() {
-  if (mode === 'whole') {
-    const first = await upload({}, content.length / 2)
-    if (first.fileId) throw new Error('it was not stopped')
-    return upload({ uploadUrl: first.url })
+  if (mode === 'stop') {
+    const stopped = await upload({}, content.length / 2)
+    if (stopped.fileId) throw new Error('it was not stopped')
+    return stopped
   }
+  if (mode === 'resume') return upload({}, undefined, true)
   if (mode === 'creation') return upload({ uploadDataDuringCreation: true })
   if (mode === 'terminate') {
     const stopped = await upload({}, content.length / 2)

@@ -1,7 +1,11 @@
 //! The oracle: a file is a `Vec<u8>`, and a range of it is a slice.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::app::noise;
 
@@ -69,4 +73,39 @@ pub fn coalesced(asked: &[Range<usize>]) -> Vec<Range<usize>> {
     }
     runs.sort_by_key(|(place, _)| *place);
     runs.into_iter().map(|(_, run)| run).collect()
+}
+
+/// The same sequences each time, unless `PROPTEST_RNG_SEED` names others.
+const SEED: u64 = 1;
+
+/// Lives random sequences in a world, one after the other; one that fails is shrunk and printed. So many of them,
+/// unless `GRIDGATE_MODEL_CASES` says another number.
+pub fn agree<World, Steps: std::fmt::Debug>(
+    cases: u32,
+    steps: &impl Strategy<Value = Steps>,
+    begin: impl AsyncFn() -> World,
+    live: impl AsyncFn(&mut World, &Steps),
+) {
+    let defaults = Config::default();
+    let rng_seed = match defaults.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(SEED),
+        chosen => chosen,
+    };
+    let cases = std::env::var("GRIDGATE_MODEL_CASES").map_or(cases, |cases| cases.parse().unwrap());
+    let config = Config { cases, rng_seed, failure_persistence: None, max_shrink_time: 60_000, ..defaults };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    // A sequence that agreed leaves nothing, so the next one may begin where it ended.
+    let world = RefCell::new(None);
+    let outcome = TestRunner::new(config).run(steps, |steps| {
+        runtime.block_on(async {
+            let mut here = match world.take() {
+                Some(world) => world,
+                None => begin().await,
+            };
+            live(&mut here, &steps).await;
+            world.replace(Some(here));
+        });
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -54,3 +54,24 @@ pub async fn head(app: &TestApp, path: &str) -> Reply {
 pub fn number(headers: &HeaderMap, name: &str) -> usize {
     headers[name].to_str().unwrap().parse().unwrap()
 }
+
+pub fn partial_request(app: &TestApp, size: usize) -> RequestBuilder {
+    request(app, "POST", "/tus/").header("upload-concat", "partial").header("upload-length", size)
+}
+
+/// A partial upload of these bytes; gives its path.
+pub async fn partial(app: &TestApp, bytes: &[u8]) -> String {
+    let path = path_of(app, &send(partial_request(app, bytes.len())).await);
+    let (first, rest) = bytes.split_at(bytes.len() / 3);
+    patch(app, &path, 0, first).await;
+    patch(app, &path, first.len(), rest).await;
+    path
+}
+
+/// A final upload of these, with a name and a type.
+pub fn final_request(app: &TestApp, partials: &[String]) -> RequestBuilder {
+    let metadata = [("filename", "whole.bin"), ("filetype", "application/x-noise")];
+    let metadata = metadata.map(|(name, value)| format!("{name} {}", STANDARD.encode(value)));
+    let final_of = request(app, "POST", "/tus/").header("upload-concat", format!("final;{}", partials.join(" ")));
+    final_of.header("upload-metadata", metadata.join(","))
+}

@@ -1,0 +1,152 @@
+//! `Upload-Concat` of tus: which uploads are pieces, and which are made of them.
+
+use axum::response::Response;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::fields::{is_deferred, length};
+use super::{address, complete_if_whole, expiring, metadata};
+use crate::error::{Error, ErrorCode};
+use crate::files::access::Principal;
+use crate::files::uploads::{MAX_PARTIALS, UploadRequest};
+use crate::format::key::Key;
+use crate::http::AppState;
+use crate::http::append::{FILE_ID, UPLOAD_OFFSET, insert};
+use crate::http::files::{file_id, idempotency_key};
+use crate::http::problem::RequestId;
+use crate::store::Id;
+use crate::store::concat::ConcatDoc;
+use crate::store::uploads::UploadDoc;
+
+pub(super) static UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
+const HEADER: &str = "Upload-Concat";
+
+/// What a request begins.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Concat {
+    /// A piece of another upload.
+    Partial,
+    /// An upload of these, as they are named.
+    Final(Vec<Id>, String),
+}
+
+impl Concat {
+    /// What the head of a request says; nothing of an upload by itself.
+    ///
+    /// # Errors
+    /// `bad_header`.
+    pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, Error> {
+        let refused = || {
+            let detail = format!("{HEADER} is partial, or final; and the addresses of 1 to {MAX_PARTIALS} uploads.");
+            Error::bad_header(HEADER, detail)
+        };
+        let mut values = headers.get_all(&UPLOAD_CONCAT).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        let text = value.to_str().ok().filter(|_| values.next().is_none()).ok_or_else(refused)?;
+        if text == "partial" {
+            return Ok(Some(Self::Partial));
+        }
+        let addresses = text.strip_prefix("final;").ok_or_else(refused)?;
+        let ids: Option<Vec<Id>> = addresses.split_ascii_whitespace().map(upload_at).collect();
+        let ids = ids.filter(|ids| !ids.is_empty() && ids.len() <= MAX_PARTIALS);
+        ids.map(|ids| Some(Self::Final(ids, text.to_owned()))).ok_or_else(refused)
+    }
+}
+
+/// The upload at an absolute address, or at a path.
+fn upload_at(address: &str) -> Option<Id> {
+    let (above, id) = address.rsplit_once('/')?;
+    file_id(id).ok().filter(|_| above.ends_with("/tus"))
+}
+
+/// Says of an upload what it is to others, as its client said it.
+pub(super) fn tell(headers: &mut HeaderMap, upload: &UploadDoc) {
+    match &upload.concat {
+        None => {}
+        Some(ConcatDoc::Partial { .. }) => insert(headers, &UPLOAD_CONCAT, "partial"),
+        Some(ConcatDoc::Final { said, .. }) => insert(headers, &UPLOAD_CONCAT, said),
+    }
+}
+
+/// `POST /tus/` of a final upload: whole from the beginning, and completed here.
+pub(super) async fn create(
+    state: AppState,
+    principal: Principal,
+    request_id: RequestId,
+    customer_key: Option<Key>,
+    (partials, said): (Vec<Id>, String),
+    head: &Parts,
+) -> Result<Response, Error> {
+    let has_length = length(&head.headers)?.is_some() || is_deferred(&head.headers)?;
+    if has_length || head.headers.contains_key(CONTENT_TYPE) {
+        return Err(Error::bad_header(HEADER, "A final upload brings neither a length nor bytes of its own."));
+    }
+    let request = UploadRequest {
+        idempotency_key: idempotency_key(&head.headers)?,
+        request_id: Some(request_id.0.to_string()),
+        customer_key: customer_key.clone(),
+        ..metadata::read(&head.headers)?
+    };
+    // Whoever hangs up in between leaves a file, and no upload that somebody has to ask about.
+    let joining = tokio::spawn(async move {
+        let upload = state.files.concatenate(&principal, partials, said, request).await?.upload;
+        let offset = upload.size.unwrap_or_default().unsigned_abs();
+        let mut response = expiring(&upload);
+        *response.status_mut() = StatusCode::CREATED;
+        let headers = response.headers_mut();
+        if let Some(file) = complete_if_whole(&state, principal, &upload, offset, customer_key, &request_id).await? {
+            insert(headers, &FILE_ID, file);
+            headers.remove(&super::UPLOAD_EXPIRES);
+        }
+        insert(headers, &UPLOAD_OFFSET, offset.to_string());
+        insert(headers, &LOCATION, address(&state, upload.id));
+        Ok(response)
+    });
+    joining.await.map_err(|error| Error::internal("concatenate the uploads", error))?
+}
+
+/// What is said to somebody who could not append: nobody may to a final upload.
+pub(super) async fn why_not_appended(state: &AppState, principal: &Principal, id: Id, error: Error) -> Error {
+    match state.files.find_upload(principal, id).await {
+        Ok(upload) if upload.partials().is_some() => {
+            Error::new(ErrorCode::FinalUpload, "The upload is made of others, and takes no bytes.")
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn pieces_are_named_by_paths_and_absolute_addresses() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(&UPLOAD_CONCAT, HeaderValue::from_str(text).expect("a header"));
+            Concat::read(&headers).map_err(|error| error.code)
+        };
+        let (a, b) = ("0123456789abcdef01234567", "76543210fedcba9876543210");
+        let ids = vec![a.parse().expect("an id"), b.parse().expect("an id")];
+        assert_eq!(read("partial"), Ok(Some(Concat::Partial)));
+        let both = format!("final;/tus/{a} https://x/y/tus/{b}");
+        assert_eq!(read(&both), Ok(Some(Concat::Final(ids, both))));
+        let many = format!("final;{}", format!("/tus/{a} ").repeat(MAX_PARTIALS + 1));
+        for bad in [
+            "",
+            "final",
+            "final;",
+            "final; ",
+            "Partial",
+            &format!("final;{a}"),
+            "final;/tus/1",
+            &format!("/tus/{a}"),
+            &many,
+        ] {
+            assert_eq!(read(bad), Err(ErrorCode::BadHeader), "{bad}");
+        }
+        assert_eq!(Concat::read(&HeaderMap::new()).map_err(|error| error.code), Ok(None));
+    }
+}
