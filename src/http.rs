@@ -6,6 +6,7 @@ pub mod admin;
 mod append;
 pub mod auth;
 pub mod body;
+pub mod caller;
 pub mod client;
 pub mod conditional;
 pub mod content;
@@ -148,7 +149,7 @@ pub fn router(state: AppState) -> Router {
         .route("/tus/{id}", tus_upload)
         .route("/ruft", post(ruft::create).options(ruft::options))
         .route("/ruft/", post(ruft::create).options(ruft::options))
-        .route("/ruft/{id}", head(ruft::head).patch(ruft::append).delete(ruft::cancel))
+        .route("/ruft/{id}", head(ruft::head).patch(ruft::patch).delete(ruft::cancel))
         .route("/v1/admin/quotas/{tenant}", get(admin::quota).put(admin::set_quota))
         .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))

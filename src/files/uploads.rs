@@ -59,6 +59,16 @@ impl Files {
         Ok(upload)
     }
 
+    /// Finds an upload that nobody appends to any more: whoever did has made way, so that what is told stays true.
+    ///
+    /// # Errors
+    /// As [`Self::find_upload`].
+    pub async fn find_quiet_upload(&self, principal: &Principal, upload: Id) -> Result<UploadDoc> {
+        self.find_upload(principal, upload).await?;
+        self.writers.interrupt(upload).await;
+        self.find_upload(principal, upload).await
+    }
+
     /// Open uploads that a principal began, newest first, after one of them.
     ///
     /// # Errors

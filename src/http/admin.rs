@@ -1,17 +1,17 @@
 //! /v1/admin: how a tenant is run. Needs the scope `admin`.
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, Uri};
 use serde_json::{Map, Value, json};
 
 use super::AppState;
 use super::body::{read_json_object, require_json};
+use super::caller::Caller;
 use super::files::{file_id, instant, limit};
-use super::problem::RequestId;
 use super::query;
 use super::view::timestamp;
 use crate::error::{Error, ErrorCode};
@@ -39,20 +39,18 @@ pub async fn quota(
 /// `PUT /v1/admin/quotas/{tenant}`: what the tenant may use from now on. A member left out or null
 /// is no limit.
 pub async fn set_quota(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
+    caller: Caller,
     Path(tenant): Path<String>,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
 ) -> Result<Response, Error> {
-    permit(&principal, Action::Administer)?;
+    permit(&caller.principal, Action::Administer)?;
     query::refuse(&uri)?;
     let tenant = tenant_name(&tenant)?;
     require_json(&headers)?;
-    let limits = limits(&read_json_object(body, state.body_idle, MAX_QUOTA_LEN).await?)?;
-    let usage = state.files.set_limits(&principal, tenant, limits, Some(request_id.0.to_string())).await?;
+    let limits = limits(&read_json_object(body, caller.state.body_idle, MAX_QUOTA_LEN).await?)?;
+    let usage = caller.state.files.set_limits(&caller.principal, tenant, limits, caller.audit_id()).await?;
     Ok(quota_view(&usage))
 }
 

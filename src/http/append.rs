@@ -3,10 +3,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::AppState;
-use super::problem::RequestId;
+use super::caller::Caller;
 use crate::error::Error;
-use crate::files::access::Principal;
 use crate::files::uploads::MAX_PARTS;
 use crate::store::Id;
 
@@ -29,15 +27,17 @@ pub(super) fn insert(headers: &mut HeaderMap, name: &HeaderName, value: impl AsR
     }
 }
 
+/// Runs what must not stop in the middle when its client hangs up.
+pub(super) async fn to_the_end<T: Send + 'static>(
+    doing: &'static str,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.map_err(|error| Error::internal(doing, error))?
+}
+
 /// Ends an upload whose first bytes failed: its client will never know where it is.
-pub(super) async fn give_up(
-    state: &AppState,
-    principal: &Principal,
-    id: Id,
-    request_id: &RequestId,
-    error: Error,
-) -> Error {
-    let ended = state.files.abort_upload(principal, id, Some(request_id.0.to_string())).await;
+pub(super) async fn give_up(caller: &Caller, id: Id, error: Error) -> Error {
+    let ended = caller.state.files.abort_upload(&caller.principal, id, caller.audit_id()).await;
     ended.unwrap_or_else(|error| tracing::debug!(%error, "an upload nobody knows of expires"));
     error
 }

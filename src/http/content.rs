@@ -4,9 +4,7 @@
 use std::ops::Range;
 use std::time::SystemTime;
 
-use axum::Extension;
 use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::header::{
@@ -17,8 +15,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::AppState;
+use super::caller::Caller;
 use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_holds};
-use super::customer_key::CustomerKey;
 use super::digests::{REPR_DIGEST, repr_digest};
 use super::disposition::{Disposition, content_disposition, is_safe_inline};
 use super::files::FileIdPath;
@@ -27,7 +25,6 @@ use super::problem::RequestId;
 use super::query;
 use super::ranges::{self, RangePlan};
 use crate::error::{Error, ErrorCode};
-use crate::files::access::Principal;
 use crate::files::open::OpenedFile;
 use crate::files::read::{EncodedContent, ReadCost, ReadPlan};
 use crate::format::segment::Codec;
@@ -38,14 +35,8 @@ use crate::random;
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// `GET` and `HEAD /v1/files/{id}/content`.
-pub async fn open(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    FileIdPath(id): FileIdPath,
-    head: Parts,
-) -> Result<Response, Error> {
+pub async fn open(caller: Caller, FileIdPath(id): FileIdPath, head: Parts) -> Result<Response, Error> {
+    let Caller { state, principal, request_id, customer_key } = caller;
     let Parts { method, headers, uri, .. } = head;
     let disposition = wanted_disposition(&uri)?;
     let file = state.files.open(&principal, id, customer_key).await?;

@@ -1,6 +1,5 @@
 //! /v1/files: put, list, head, edit, delete.
 
-use axum::Extension;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
@@ -12,8 +11,7 @@ use serde_json::json;
 
 use super::AppState;
 use super::body::{known_len, read_json_object, require_identity, require_json, stream_body};
-use super::customer_key::CustomerKey;
-use super::problem::RequestId;
+use super::caller::Caller;
 use super::{cursor, digests, disposition, form, query};
 use crate::content::ContentKind;
 use crate::error::{Error, ErrorCode};
@@ -54,14 +52,10 @@ pub(super) fn file_id(text: &str) -> Result<Id, Error> {
 }
 
 /// `POST /v1/files`.
-pub async fn put(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    request: Request,
-) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+pub async fn put(caller: Caller, request: Request) -> Result<Response, Error> {
+    permit(&caller.principal, Action::Write)?;
+    let audit_id = caller.audit_id();
+    let Caller { state, principal, customer_key, .. } = caller;
     let (head, body) = request.into_parts();
     require_identity(&head.headers)?;
     let now = DateTime::from_system_time(state.files.clock.now());
@@ -70,7 +64,7 @@ pub async fn put(
     let mut request = PutRequest {
         options,
         idempotency_key: idempotency_key(&head.headers)?,
-        request_id: Some(request_id.0.to_string()),
+        request_id: audit_id,
         customer_key,
         ..PutRequest::default()
     };
@@ -243,32 +237,25 @@ pub async fn head(
 
 /// `PATCH /v1/files/{id}`.
 pub async fn edit(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
+    caller: Caller,
     FileIdPath(id): FileIdPath,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
 ) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+    permit(&caller.principal, Action::Write)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
+    let state = &caller.state;
     let patch = read_json_object(body, state.body_idle, MAX_PATCH_LEN).await?;
-    let file = state.files.edit(&principal, id, &patch, Some(request_id.0.to_string())).await?;
+    let file = state.files.edit(&caller.principal, id, &patch, caller.audit_id()).await?;
     let view = state.view(file);
     Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())
 }
 
 /// `DELETE /v1/files/{id}`.
-pub async fn delete(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    FileIdPath(id): FileIdPath,
-    uri: Uri,
-) -> Result<StatusCode, Error> {
+pub async fn delete(caller: Caller, FileIdPath(id): FileIdPath, uri: Uri) -> Result<StatusCode, Error> {
     query::refuse(&uri)?;
-    state.files.delete(&principal, id, Some(request_id.0.to_string())).await?;
+    caller.state.files.delete(&caller.principal, id, caller.audit_id()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

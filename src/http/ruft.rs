@@ -7,7 +7,6 @@
 mod fields;
 mod refused;
 
-use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
@@ -16,19 +15,17 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 
 use super::AppState;
-use super::append::{FILE_ID, UPLOAD_LENGTH, UPLOAD_OFFSET, give_up, insert, part_size};
+use super::append::{FILE_ID, UPLOAD_LENGTH, UPLOAD_OFFSET, give_up, insert, part_size, to_the_end};
 use super::body::{known_len, require_identity, stream_body};
-use super::customer_key::CustomerKey;
+use super::caller::Caller;
 use super::digests::{self, REPR_DIGEST, repr_digest};
 use super::disposition;
 use super::files::{FileIdPath, idempotency_key};
-use super::problem::RequestId;
 use super::query;
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, permit};
 use crate::files::uploads::{AppendRequest, Begun, UploadRequest};
 use crate::format::digest::Sha256Digest;
-use crate::format::key::Key;
 use crate::pipeline::BodyStream;
 use crate::store::Id;
 use crate::store::uploads::{UploadDoc, UploadStatus};
@@ -43,14 +40,6 @@ static ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 static UPLOAD_COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
 static UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
 
-/// A request about an upload.
-struct Asker {
-    state: AppState,
-    principal: Principal,
-    request_id: RequestId,
-    customer_key: Option<Key>,
-}
-
 /// `OPTIONS /ruft/`: that uploads may be resumed, and their limits.
 pub async fn options(State(state): State<AppState>, uri: Uri) -> Result<Response, Error> {
     query::refuse(&uri)?;
@@ -59,14 +48,8 @@ pub async fn options(State(state): State<AppState>, uri: Uri) -> Result<Response
 }
 
 /// `POST /ruft/`: an upload, with its first bytes or all of them (§4.2).
-pub async fn create(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    request: Request,
-) -> Result<Response, Refused> {
-    permit(&principal, Action::Write)?;
+pub async fn create(caller: Caller, request: Request) -> Result<Response, Refused> {
+    permit(&caller.principal, Action::Write)?;
     let (head, body) = request.into_parts();
     require_identity(&head.headers)?;
     let is_complete = is_complete(&head.headers)?;
@@ -88,23 +71,18 @@ pub async fn create(
         part_size: Some(part_size(size)),
         sha256: announced.sha256.first().copied().map(Sha256Digest),
         idempotency_key,
-        request_id: Some(request_id.0.to_string()),
-        customer_key: customer_key.clone(),
+        request_id: caller.audit_id(),
+        customer_key: caller.customer_key.clone(),
         ..UploadRequest::default()
     };
-    let Begun { upload, is_new } = state.files.create_upload(&principal, request).await?;
-    let append =
-        AppendRequest { announced_len: len, digests, customer_key: customer_key.clone(), ..AppendRequest::default() };
-    let location = format!("{}/ruft/{}", state.public_url, upload.id.to_hex());
-    let body = stream_body(body, state.body_idle);
-    let asker = Asker { state, principal, request_id, customer_key };
+    let Begun { upload, is_new } = caller.state.files.create_upload(&caller.principal, request).await?;
+    let customer_key = caller.customer_key.clone();
+    let append = AppendRequest { announced_len: len, digests, customer_key, ..AppendRequest::default() };
+    let location = format!("{}/ruft/{}", caller.state.public_url, upload.id.to_hex());
+    let body = stream_body(body, caller.state.body_idle);
     let mut response = match is_new {
-        true => {
-            let beginning =
-                tokio::spawn(async move { asker.begin(upload.id, append, body, is_complete, is_named).await });
-            beginning.await.map_err(|error| Error::internal("begin the upload", error))??
-        }
-        false => asker.repeat(upload.id).await?,
+        true => to_the_end("begin the upload", begin(caller, upload.id, append, body, is_complete, is_named)).await?,
+        false => repeat(&caller, upload.id).await?,
     };
     if !response.headers().contains_key(LOCATION) {
         *response.status_mut() = StatusCode::CREATED;
@@ -126,182 +104,145 @@ fn said(head: &Parts) -> Result<Vec<(String, String)>, Error> {
 }
 
 /// `PATCH /ruft/{id}` (§4.4).
-pub async fn append(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    FileIdPath(id): FileIdPath,
-    request: Request,
-) -> Result<Response, Refused> {
-    permit(&principal, Action::Write)?;
+pub async fn patch(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Refused> {
+    permit(&caller.principal, Action::Write)?;
     let (head, body) = request.into_parts();
     query::refuse(&head.uri)?;
     require_partial_type(&head.headers)?;
     require_identity(&head.headers)?;
     let (offset, is_complete) = (offset(&head.headers)?, is_complete(&head.headers)?);
     let len = known_len(&body);
-    let append = AppendRequest {
+    let request = AppendRequest {
         offset,
         announced_len: len,
         size: length(&head.headers, offset, len.filter(|_| is_complete))?,
         digests: digests::announced(&head.headers)?.content,
-        customer_key: customer_key.clone(),
+        customer_key: caller.customer_key.clone(),
         ..AppendRequest::default()
     };
-    let body = stream_body(body, state.body_idle);
-    let asker = Asker { state, principal, request_id, customer_key };
-    let appending = tokio::spawn(async move { asker.append(id, append, body, is_complete).await });
-    Ok(appending.await.map_err(|error| Error::internal("append to the upload", error))??)
+    let body = stream_body(body, caller.state.body_idle);
+    let appending = async move { append(&caller, id, request, body, is_complete).await };
+    Ok(to_the_end("append to the upload", appending).await?)
 }
 
-/// `HEAD /ruft/{id}` (§4.3): whoever appends makes way first, so that what is told stays true.
-pub async fn head(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    FileIdPath(id): FileIdPath,
-    uri: Uri,
-) -> Result<Response, Refused> {
-    permit(&principal, Action::Write)?;
+/// `HEAD /ruft/{id}` (§4.3).
+pub async fn head(caller: Caller, FileIdPath(id): FileIdPath, uri: Uri) -> Result<Response, Refused> {
+    permit(&caller.principal, Action::Write)?;
     query::refuse(&uri)?;
-    state.files.find_upload(&principal, id).await?;
-    state.files.writers.interrupt(id).await;
-    let upload = state.files.find_upload(&principal, id).await?;
-    Asker { state, principal, request_id, customer_key }.tell(&upload).await
+    let upload = caller.state.files.find_quiet_upload(&caller.principal, id).await?;
+    Ok(tell(&caller, &upload).await?)
 }
 
 /// `DELETE /ruft/{id}` (§4.5). Of a completed upload the file stays.
-pub async fn cancel(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    FileIdPath(id): FileIdPath,
-    uri: Uri,
-) -> Result<Response, Refused> {
-    permit(&principal, Action::Write)?;
+pub async fn cancel(caller: Caller, FileIdPath(id): FileIdPath, uri: Uri) -> Result<Response, Refused> {
+    permit(&caller.principal, Action::Write)?;
     query::refuse(&uri)?;
-    state.files.find_upload(&principal, id).await?;
-    state.files.writers.interrupt(id).await;
-    state.files.abort_upload(&principal, id, Some(request_id.0.to_string())).await?;
+    caller.state.files.find_quiet_upload(&caller.principal, id).await?;
+    caller.state.files.abort_upload(&caller.principal, id, caller.audit_id()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-impl Asker {
-    /// The first bytes of an upload, which goes if they fail and its client cannot ask for it again.
-    async fn begin(
-        self,
-        id: Id,
-        append: AppendRequest,
-        body: BodyStream,
-        is_complete: bool,
-        is_named: bool,
-    ) -> Result<Response, Error> {
-        match self.append(id, append, body, is_complete).await {
-            Err(error) if !is_named => Err(give_up(&self.state, &self.principal, id, &self.request_id, error).await),
-            begun => begun,
+/// The first bytes of an upload, which goes if they fail and its client cannot ask for it again.
+async fn begin(
+    caller: Caller,
+    id: Id,
+    request: AppendRequest,
+    body: BodyStream,
+    is_complete: bool,
+    is_named: bool,
+) -> Result<Response, Error> {
+    match append(&caller, id, request, body, is_complete).await {
+        Err(error) if !is_named => Err(give_up(&caller, id, error).await),
+        begun => begun,
+    }
+}
+
+/// Appends, and completes the upload where these are the last bytes.
+async fn append(
+    caller: &Caller,
+    id: Id,
+    request: AppendRequest,
+    body: BodyStream,
+    is_complete: bool,
+) -> Result<Response, Error> {
+    let (offset, len) = (request.offset, request.announced_len);
+    match caller.state.files.append(caller.principal.clone(), id, request, body).await {
+        Ok(appended) if is_complete => complete(caller, &appended.upload, appended.offset).await,
+        Ok(appended) => Ok(state_of(caller, &appended.upload, appended.offset)),
+        Err(error) => Err(of_draft(caller, id, offset, len, error).await),
+    }
+}
+
+/// What a repeated creation is told: the file, or how far the first came. Its body brings nothing.
+async fn repeat(caller: &Caller, id: Id) -> Result<Response, Error> {
+    let upload = caller.state.files.find_quiet_upload(&caller.principal, id).await?;
+    match upload.made() {
+        Some(_) => complete(caller, &upload, upload.size.unwrap_or_default().unsigned_abs()).await,
+        None => tell(caller, &upload).await,
+    }
+}
+
+/// Makes a file of an upload; answers as a request that brought all of it would have been.
+async fn complete(caller: &Caller, upload: &UploadDoc, offset: u64) -> Result<Response, Error> {
+    let files = &caller.state.files;
+    match upload.size.map(i64::unsigned_abs) {
+        Some(size) if size != offset => return Err(inconsistent()),
+        Some(_) => {}
+        None => {
+            let customer_key = caller.customer_key.clone();
+            let ending = AppendRequest { offset, size: Some(offset), customer_key, ..AppendRequest::default() };
+            files.append(caller.principal.clone(), upload.id, ending, stream::empty().boxed()).await?;
         }
     }
-
-    /// Appends, and completes the upload where these are the last bytes.
-    async fn append(
-        &self,
-        id: Id,
-        append: AppendRequest,
-        body: BodyStream,
-        is_complete: bool,
-    ) -> Result<Response, Error> {
-        let (offset, len) = (append.offset, append.announced_len);
-        match self.state.files.append(self.principal.clone(), id, append, body).await {
-            Ok(appended) if is_complete => self.complete(&appended.upload, appended.offset).await,
-            Ok(appended) => self.state_of(&appended.upload, appended.offset),
-            Err(error) => Err(self.of_draft(id, offset, len, error).await),
-        }
+    let key = caller.customer_key.clone();
+    let put = files.complete_upload(caller.principal.clone(), upload.id, key, caller.audit_id()).await?;
+    let (id, sha256) = (put.file.file, files.digest(&put.file)?);
+    let mut response = caller.state.created(put.file);
+    let headers = response.headers_mut();
+    insert(headers, &UPLOAD_COMPLETE, "?1");
+    insert(headers, &UPLOAD_OFFSET, offset.to_string());
+    insert(headers, &FILE_ID, id.to_hex());
+    if let Some(sha256) = sha256 {
+        insert(headers, &REPR_DIGEST, repr_digest(sha256));
     }
+    Ok(response)
+}
 
-    /// What a repeated creation is told: the file, or how far the first came. Its body brings nothing.
-    async fn repeat(&self, id: Id) -> Result<Response, Refused> {
-        self.state.files.writers.interrupt(id).await;
-        let upload = self.state.files.find_upload(&self.principal, id).await?;
-        match upload.made() {
-            Some(_) => Ok(self.complete(&upload, upload.size.unwrap_or_default().unsigned_abs()).await?),
-            None => self.tell(&upload).await,
-        }
+/// Where an upload stands, whatever became of it.
+async fn tell(caller: &Caller, upload: &UploadDoc) -> Result<Response, Error> {
+    Ok(state_of(caller, upload, caller.state.files.extent(upload).await?))
+}
+
+fn state_of(caller: &Caller, upload: &UploadDoc, offset: u64) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    insert(headers, &UPLOAD_COMPLETE, if upload.status == UploadStatus::Completed { "?1" } else { "?0" });
+    insert(headers, &UPLOAD_OFFSET, offset.to_string());
+    insert(headers, &UPLOAD_LIMIT, limits(&caller.state, Some(upload)));
+    if let Some(size) = upload.size {
+        insert(headers, &UPLOAD_LENGTH, size.to_string());
     }
-
-    /// Makes a file of an upload; answers as a request that brought all of it would have been.
-    async fn complete(&self, upload: &UploadDoc, offset: u64) -> Result<Response, Error> {
-        match upload.size.map(i64::unsigned_abs) {
-            Some(size) if size != offset => return Err(inconsistent()),
-            Some(_) => {}
-            None => {
-                let customer_key = self.customer_key.clone();
-                let ending = AppendRequest { offset, size: Some(offset), customer_key, ..AppendRequest::default() };
-                self.state.files.append(self.principal.clone(), upload.id, ending, stream::empty().boxed()).await?;
-            }
-        }
-        let request_id = Some(self.request_id.0.to_string());
-        let key = self.customer_key.clone();
-        let put = self.state.files.complete_upload(self.principal.clone(), upload.id, key, request_id).await?;
-        let (id, sha256) = (put.file.file, self.state.files.digest(&put.file)?);
-        let mut response = self.state.created(put.file);
-        let headers = response.headers_mut();
-        insert(headers, &UPLOAD_COMPLETE, "?1");
-        insert(headers, &UPLOAD_OFFSET, offset.to_string());
-        insert(headers, &FILE_ID, id.to_hex());
-        if let Some(sha256) = sha256 {
-            insert(headers, &REPR_DIGEST, repr_digest(sha256));
-        }
-        Ok(response)
+    if let Some(file) = upload.made() {
+        insert(headers, &FILE_ID, file.to_hex());
     }
+    response
+}
 
-    /// Where an upload stands, whatever became of it.
-    async fn tell(&self, upload: &UploadDoc) -> Result<Response, Refused> {
-        let gone = || Error::new(ErrorCode::UploadGone, "The upload was ended.");
-        match upload.status {
-            UploadStatus::Open => {
-                let offset = self.state.files.offset(upload).await?;
-                Ok(self.state_of(upload, offset)?)
-            }
-            UploadStatus::Completed if upload.is_partial() || self.state.files.has_file(upload).await? => {
-                Ok(self.state_of(upload, upload.size.unwrap_or_default().unsigned_abs())?)
-            }
-            UploadStatus::Completed | UploadStatus::Aborted | UploadStatus::Expired => Err(gone().into()),
-        }
-    }
-
-    fn state_of(&self, upload: &UploadDoc, offset: u64) -> Result<Response, Error> {
-        let mut response = StatusCode::NO_CONTENT.into_response();
-        let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        insert(headers, &UPLOAD_COMPLETE, if upload.status == UploadStatus::Completed { "?1" } else { "?0" });
-        insert(headers, &UPLOAD_OFFSET, offset.to_string());
-        insert(headers, &UPLOAD_LIMIT, limits(&self.state, Some(upload)));
-        if let Some(size) = upload.size {
-            insert(headers, &UPLOAD_LENGTH, size.to_string());
-        }
-        if let Some(file) = upload.made() {
-            insert(headers, &FILE_ID, file.to_hex());
-        }
-        Ok(response)
-    }
-
-    /// A refused append as the draft has it. Bytes beyond the length end the upload.
-    async fn of_draft(&self, id: Id, offset: u64, announced_len: Option<u64>, error: Error) -> Error {
-        match error.code {
-            ErrorCode::UploadCompleted if announced_len != Some(0) => inconsistent(),
-            ErrorCode::OffsetMismatch => error.with("provided-offset", offset),
-            ErrorCode::TooLarge => match self.state.files.find_upload(&self.principal, id).await {
-                // The limit is its own length, and not the server's.
-                Ok(upload) if upload.size.map(i64::unsigned_abs) == error.number("limitBytes") => match announced_len {
-                    Some(_) => inconsistent(),
-                    None => give_up(&self.state, &self.principal, id, &self.request_id, inconsistent()).await,
-                },
-                _ => error,
+/// A refused append as the draft has it. Bytes beyond the length end the upload.
+async fn of_draft(caller: &Caller, id: Id, offset: u64, announced_len: Option<u64>, error: Error) -> Error {
+    match error.code {
+        ErrorCode::UploadCompleted if announced_len != Some(0) => inconsistent(),
+        ErrorCode::OffsetMismatch => error.with("provided-offset", offset),
+        ErrorCode::TooLarge => match caller.state.files.find_upload(&caller.principal, id).await {
+            // The limit is its own length, and not the server's.
+            Ok(upload) if upload.size.map(i64::unsigned_abs) == error.number("limitBytes") => match announced_len {
+                Some(_) => inconsistent(),
+                None => give_up(caller, id, inconsistent()).await,
             },
             _ => error,
-        }
+        },
+        _ => error,
     }
 }
 

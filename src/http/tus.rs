@@ -7,7 +7,6 @@ mod concat;
 mod fields;
 mod metadata;
 
-use axum::Extension;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,17 +16,15 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::AppState;
-use super::append::{FILE_ID, UPLOAD_LENGTH, UPLOAD_OFFSET, give_up, insert, part_size};
+use super::append::{FILE_ID, UPLOAD_LENGTH, UPLOAD_OFFSET, give_up, insert, part_size, to_the_end};
 use super::body::{known_len, require_identity, stream_with_trailers};
+use super::caller::Caller;
 use super::content;
-use super::customer_key::CustomerKey;
 use super::files::{FileIdPath, idempotency_key};
-use super::problem::RequestId;
 use super::query;
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, permit};
 use crate::files::uploads::{AppendRequest, Begun, UploadRequest};
-use crate::format::key::Key;
 use crate::pipeline::BodyStream;
 use crate::store::Id;
 use crate::store::uploads::{UploadDoc, UploadStatus};
@@ -77,19 +74,13 @@ pub async fn options(State(state): State<AppState>, uri: Uri) -> Result<Response
 }
 
 /// `POST /tus/`.
-pub async fn create(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    request: Request,
-) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+pub async fn create(caller: Caller, request: Request) -> Result<Response, Error> {
+    permit(&caller.principal, Action::Write)?;
     let (head, body) = request.into_parts();
     require_version(&head)?;
     let is_partial = match Concat::read(&head.headers)? {
         Some(Concat::Final(partials, said)) => {
-            return concat::create(state, principal, request_id, customer_key, (partials, said), &head).await;
+            return concat::create(caller, partials, said, &head).await;
         }
         partial => partial.is_some(),
     };
@@ -103,8 +94,8 @@ pub async fn create(
         part_size: Some(part_size(size)),
         is_partial,
         idempotency_key: idempotency_key(&head.headers)?,
-        request_id: Some(request_id.0.to_string()),
-        customer_key: customer_key.clone(),
+        request_id: caller.audit_id(),
+        customer_key: caller.customer_key.clone(),
         ..metadata::read(&head.headers)?
     };
     let has_body = head.headers.contains_key(CONTENT_TYPE);
@@ -113,25 +104,17 @@ pub async fn create(
         require_identity(&head.headers)?;
     }
     let checksum = Checksum::announced(&head.headers)?;
-    let Begun { upload, is_new } = state.files.create_upload(&principal, request).await?;
-    let location = address(&state, upload.id);
-    let mut response = match is_new && (has_body || size == Some(0)) {
-        true => {
-            let mut request = AppendRequest { customer_key, ..AppendRequest::default() };
-            request.announced_len = known_len(&body);
-            let body = checked(&mut request, checksum, stream_with_trailers(body, state.body_idle));
-            let beginning = tokio::spawn(begin(state, principal, upload.id, request, body, request_id));
-            beginning.await.map_err(|error| Error::internal("begin the upload", error))??
+    let Begun { upload, is_new } = caller.state.files.create_upload(&caller.principal, request).await?;
+    let location = address(&caller, upload.id);
+    let mut response = match is_new {
+        true if has_body || size == Some(0) => {
+            let mut request = AppendRequest { announced_len: known_len(&body), ..AppendRequest::default() };
+            let body = checked(&mut request, checksum, stream_with_trailers(body, caller.state.body_idle));
+            to_the_end("begin the upload", begin(caller, upload.id, request, body)).await?
         }
-        false if is_new => expiring(&upload),
-        false => {
-            // A repetition says how far the first came, and brings nothing.
-            state.files.writers.interrupt(upload.id).await;
-            let upload = state.files.find_upload(&principal, upload.id).await?;
-            let mut response = expiring(&upload);
-            insert(response.headers_mut(), &UPLOAD_OFFSET, state.files.offset(&upload).await?.to_string());
-            response
-        }
+        true => expiring(&upload),
+        // A repetition is told how far the first came, and brings nothing.
+        false => tell(&caller, &caller.state.files.find_quiet_upload(&caller.principal, upload.id).await?).await?,
     };
     *response.status_mut() = StatusCode::CREATED;
     insert(response.headers_mut(), &LOCATION, location);
@@ -139,30 +122,16 @@ pub async fn create(
 }
 
 /// The first bytes of an upload, which goes if they fail.
-async fn begin(
-    state: AppState,
-    principal: Principal,
-    id: Id,
-    request: AppendRequest,
-    body: BodyStream,
-    request_id: RequestId,
-) -> Result<Response, Error> {
-    match append(&state, principal.clone(), id, request, body, &request_id).await {
-        Err(error) => Err(give_up(&state, &principal, id, &request_id, error).await),
+async fn begin(caller: Caller, id: Id, request: AppendRequest, body: BodyStream) -> Result<Response, Error> {
+    match append(&caller, id, request, body).await {
+        Err(error) => Err(give_up(&caller, id, error).await),
         begun => begun,
     }
 }
 
 /// `PATCH /tus/{id}`.
-pub async fn patch(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    FileIdPath(id): FileIdPath,
-    request: Request,
-) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+pub async fn patch(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Error> {
+    permit(&caller.principal, Action::Write)?;
     let (head, body) = request.into_parts();
     require_version(&head)?;
     require_offset_type(&head.headers)?;
@@ -174,14 +143,10 @@ pub async fn patch(
         offset,
         announced_len: known_len(&body),
         size: length(&head.headers)?,
-        customer_key,
         ..AppendRequest::default()
     };
-    let body = checked(&mut request, checksum, stream_with_trailers(body, state.body_idle));
-    match append(&state, principal.clone(), id, request, body, &request_id).await {
-        Err(error) => Err(concat::why_not_appended(&state, &principal, id, error).await),
-        appended => appended,
-    }
+    let body = checked(&mut request, checksum, stream_with_trailers(body, caller.state.body_idle));
+    to_the_end("append to the upload", async move { append(&caller, id, request, body).await }).await
 }
 
 /// The body, whose checksum is asked about at its end.
@@ -202,86 +167,51 @@ fn checked(
 }
 
 /// Appends, and completes an upload that is whole.
-async fn append(
-    state: &AppState,
-    principal: Principal,
-    id: Id,
-    request: AppendRequest,
-    body: BodyStream,
-    request_id: &RequestId,
-) -> Result<Response, Error> {
-    let customer_key = request.customer_key.clone();
-    let appended = state.files.append(principal.clone(), id, request, body).await?;
-    let mut response = expiring(&appended.upload);
-    insert(response.headers_mut(), &UPLOAD_OFFSET, appended.offset.to_string());
-    let (upload, offset) = (&appended.upload, appended.offset);
-    if let Some(file) = complete_if_whole(state, principal, upload, offset, customer_key, request_id).await? {
-        insert(response.headers_mut(), &FILE_ID, file);
-        response.headers_mut().remove(&UPLOAD_EXPIRES);
+async fn append(caller: &Caller, id: Id, request: AppendRequest, body: BodyStream) -> Result<Response, Error> {
+    let request = AppendRequest { customer_key: caller.customer_key.clone(), ..request };
+    let appended = caller.state.files.append(caller.principal.clone(), id, request, body).await?;
+    state_of(caller, &appended.upload, appended.offset).await
+}
+
+/// Where an upload stands, whatever became of it.
+async fn tell(caller: &Caller, upload: &UploadDoc) -> Result<Response, Error> {
+    state_of(caller, upload, caller.state.files.extent(upload).await?).await
+}
+
+/// Where an upload stands; one that is whole becomes a file, whoever brought the last byte.
+async fn state_of(caller: &Caller, upload: &UploadDoc, offset: u64) -> Result<Response, Error> {
+    let mut response = expiring(upload);
+    let headers = response.headers_mut();
+    insert(headers, &UPLOAD_OFFSET, offset.to_string());
+    if upload.size.map(i64::unsigned_abs) != Some(offset) || upload.is_partial() {
+        return Ok(response);
     }
+    headers.remove(&UPLOAD_EXPIRES);
+    let file = match upload.made() {
+        Some(file) => file,
+        None => {
+            let (principal, key) = (caller.principal.clone(), caller.customer_key.clone());
+            caller.state.files.complete_upload(principal, upload.id, key, caller.audit_id()).await?.file.file
+        }
+    };
+    insert(headers, &FILE_ID, file.to_hex());
     Ok(response)
 }
 
-/// Makes a file of an upload that is whole, whoever brought the last byte; gives its id.
-async fn complete_if_whole(
-    state: &AppState,
-    principal: Principal,
-    upload: &UploadDoc,
-    offset: u64,
-    customer_key: Option<Key>,
-    request_id: &RequestId,
-) -> Result<Option<String>, Error> {
-    if upload.size.map(i64::unsigned_abs) != Some(offset) || upload.is_partial() {
-        return Ok(None);
-    }
-    let request_id = Some(request_id.0.to_string());
-    let put = state.files.complete_upload(principal, upload.id, customer_key, request_id).await?;
-    Ok(Some(put.file.file.to_hex()))
-}
-
-/// `HEAD /tus/{id}`: whoever appends makes way first, so that what is told stays true.
-pub async fn head(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    FileIdPath(id): FileIdPath,
-    request: Request,
-) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+/// `HEAD /tus/{id}`.
+pub async fn head(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Error> {
+    permit(&caller.principal, Action::Write)?;
     let (head, _) = request.into_parts();
     require_version(&head)?;
-    state.files.find_upload(&principal, id).await?;
-    state.files.writers.interrupt(id).await;
-    let upload = state.files.find_upload(&principal, id).await?;
-    let mut response = expiring(&upload);
+    let upload = caller.state.files.find_quiet_upload(&caller.principal, id).await?;
+    let mut response = tell(&caller, &upload).await?;
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
-    let offset = match upload.status {
-        UploadStatus::Open => {
-            let offset = state.files.offset(&upload).await?;
-            if let Some(file) = complete_if_whole(&state, principal, &upload, offset, customer_key, &request_id).await?
-            {
-                insert(headers, &FILE_ID, file);
-                headers.remove(&UPLOAD_EXPIRES);
-            }
-            offset
-        }
-        UploadStatus::Completed if upload.is_partial() => upload.size.unwrap_or_default().unsigned_abs(),
-        UploadStatus::Completed if state.files.has_file(&upload).await? => {
-            insert(headers, &FILE_ID, upload.file.to_hex());
-            upload.size.unwrap_or_default().unsigned_abs()
-        }
-        UploadStatus::Completed | UploadStatus::Aborted | UploadStatus::Expired => {
-            return Err(Error::new(ErrorCode::UploadGone, "The upload was ended."));
-        }
-    };
-    insert(headers, &UPLOAD_OFFSET, offset.to_string());
     match upload.size {
         Some(size) => insert(headers, &UPLOAD_LENGTH, size.to_string()),
         None => insert(headers, &UPLOAD_DEFER_LENGTH, "1"),
     }
-    concat::tell(headers, &upload);
+    concat::describe(headers, &upload);
     if let Some(metadata) = upload.metadata {
         insert(headers, &UPLOAD_METADATA, metadata);
     }
@@ -289,22 +219,14 @@ pub async fn head(
 }
 
 /// `DELETE /tus/{id}`: the upload goes, and the file that it became.
-pub async fn terminate(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    FileIdPath(id): FileIdPath,
-    request: Request,
-) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+pub async fn terminate(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Error> {
+    permit(&caller.principal, Action::Write)?;
     require_version(&request.into_parts().0)?;
-    state.files.find_upload(&principal, id).await?;
-    state.files.writers.interrupt(id).await;
-    let upload = state.files.find_upload(&principal, id).await?;
-    let request_id = Some(request_id.0.to_string());
+    let (files, principal) = (&caller.state.files, &caller.principal);
+    let upload = files.find_quiet_upload(principal, id).await?;
     match (upload.status, upload.made()) {
-        (UploadStatus::Open, _) => state.files.abort_upload(&principal, id, request_id).await?,
-        (_, Some(file)) => state.files.delete(&principal, file, request_id).await?,
+        (UploadStatus::Open, _) => files.abort_upload(principal, id, caller.audit_id()).await?,
+        (_, Some(file)) => files.delete(principal, file, caller.audit_id()).await?,
         (UploadStatus::Completed | UploadStatus::Aborted | UploadStatus::Expired, None) => {
             return Err(Error::new(ErrorCode::UploadGone, "The upload was ended."));
         }
@@ -313,21 +235,13 @@ pub async fn terminate(
 }
 
 /// `GET /tus/{id}`: the finished bytes. `HEAD` is of the protocol.
-pub async fn get(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    FileIdPath(id): FileIdPath,
-    request: Request,
-) -> Result<Response, Error> {
+pub async fn get(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Error> {
     if request.method() == Method::HEAD {
-        let (request_id, customer_key) = (Extension(request_id), CustomerKey(customer_key));
-        return head(State(state), principal, request_id, customer_key, FileIdPath(id), request).await;
+        return head(caller, FileIdPath(id), request).await;
     }
-    permit(&principal, Action::Read)?;
+    permit(&caller.principal, Action::Read)?;
     let (parts, _) = request.into_parts();
-    let found = state.files.store.find_upload(&principal.tenant, id).await;
+    let found = caller.state.files.store.find_upload(&caller.principal.tenant, id).await;
     let found = found.map_err(|e| e.doing("look the upload up"))?;
     let not_found = || Error::new(ErrorCode::UploadNotFound, "There is no upload with this id.");
     let upload = found.ok_or_else(not_found)?;
@@ -338,29 +252,22 @@ pub async fn get(
         }
         (None, _) => return Err(Error::new(ErrorCode::UploadGone, "The upload was ended.")),
     };
-    content::open(State(state), principal, Extension(request_id), CustomerKey(customer_key), file, parts).await
+    content::open(caller, file, parts).await
 }
 
 /// `POST /tus/{id}`: another method, by clients that cannot send it.
-pub async fn overridden(
-    state: State<AppState>,
-    principal: Principal,
-    request_id: Extension<RequestId>,
-    customer_key: CustomerKey,
-    id: FileIdPath,
-    request: Request,
-) -> Result<Response, Error> {
+pub async fn overridden(caller: Caller, id: FileIdPath, request: Request) -> Result<Response, Error> {
     match request.headers().get(&METHOD_OVERRIDE).map(HeaderValue::as_bytes) {
-        Some(b"PATCH") => patch(state, principal, request_id, customer_key, id, request).await,
-        Some(b"DELETE") => terminate(state, principal, request_id, id, request).await,
-        Some(b"HEAD") => head(state, principal, request_id, customer_key, id, request).await,
+        Some(b"PATCH") => patch(caller, id, request).await,
+        Some(b"DELETE") => terminate(caller, id, request).await,
+        Some(b"HEAD") => head(caller, id, request).await,
         _ => Err(Error::bad_header("X-HTTP-Method-Override", "It is PATCH, DELETE or HEAD here.")),
     }
 }
 
 /// Where an upload is.
-fn address(state: &AppState, upload: Id) -> String {
-    format!("{}/tus/{}", state.public_url, upload.to_hex())
+fn address(caller: &Caller, upload: Id) -> String {
+    format!("{}/tus/{}", caller.state.public_url, upload.to_hex())
 }
 
 fn expiring(upload: &UploadDoc) -> Response {

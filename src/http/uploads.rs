@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use futures::{Stream, StreamExt, stream};
 use http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, Method, StatusCode, Uri};
@@ -16,9 +16,8 @@ use serde_json::{Map, Value, json};
 
 use super::AppState;
 use super::body::{known_len, read_json_object, require_identity, require_json, stream_body};
-use super::customer_key::CustomerKey;
+use super::caller::Caller;
 use super::files::{FileIdPath, file_id, idempotency_key, limit};
-use super::problem::RequestId;
 use super::view::timestamp;
 use super::{cursor, digests, query};
 use crate::error::Error;
@@ -113,26 +112,19 @@ impl AppState {
 }
 
 /// `POST /v1/uploads`.
-pub async fn create(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+pub async fn create(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) -> Result<Response, Error> {
+    permit(&caller.principal, Action::Write)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
-    let said = read_json_object(body, state.body_idle, MAX_BODY_LEN).await?;
+    let said = read_json_object(body, caller.state.body_idle, MAX_BODY_LEN).await?;
     let request = UploadRequest {
         idempotency_key: idempotency_key(&headers)?,
-        request_id: Some(request_id.0.to_string()),
-        customer_key,
+        request_id: caller.audit_id(),
+        customer_key: caller.customer_key,
         ..upload_request(said)?
     };
-    let upload = state.files.create_upload(&principal, request).await?.upload;
+    let state = caller.state;
+    let upload = state.files.create_upload(&caller.principal, request).await?.upload;
     let headers = [(LOCATION, state.upload_url(&upload)), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(state.upload_view(&upload).await?)).into_response())
 }
@@ -285,13 +277,11 @@ fn part_number(text: &str) -> Result<u64, Error> {
 
 /// `PUT /v1/uploads/{id}/parts/{n}`.
 pub async fn put_part(
-    State(state): State<AppState>,
-    principal: Principal,
-    CustomerKey(customer_key): CustomerKey,
+    caller: Caller,
     Path((id, n)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+    permit(&caller.principal, Action::Write)?;
     let (head, body) = request.into_parts();
     query::refuse(&head.uri)?;
     let (id, n) = (file_id(&id)?, part_number(&n)?);
@@ -299,29 +289,22 @@ pub async fn put_part(
     let request = PartRequest {
         announced_len: known_len(&body),
         digests: digests::announced(&head.headers)?.both(),
-        customer_key,
+        customer_key: caller.customer_key,
     };
-    let body = stream_body(body, state.body_idle);
-    let size = state.files.put_part(principal, id, n, request, body).await?;
+    let body = stream_body(body, caller.state.body_idle);
+    let size = caller.state.files.put_part(caller.principal, id, n, request, body).await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(json!({ "part": n, "size": size }))).into_response())
 }
 
 /// `POST /v1/uploads/{id}/complete`.
-pub async fn complete(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    CustomerKey(customer_key): CustomerKey,
-    Path(id): Path<String>,
-    uri: Uri,
-    body: Body,
-) -> Result<Response, Error> {
-    permit(&principal, Action::Write)?;
+pub async fn complete(caller: Caller, Path(id): Path<String>, uri: Uri, body: Body) -> Result<Response, Error> {
+    permit(&caller.principal, Action::Write)?;
     query::refuse(&uri)?;
     let id = file_id(&id)?;
-    refuse_members(body, state.body_idle).await?;
-    let request_id = Some(request_id.0.to_string());
-    let put = state.files.complete_upload(principal, id, customer_key, request_id).await?;
+    refuse_members(body, caller.state.body_idle).await?;
+    let audit_id = caller.audit_id();
+    let Caller { state, principal, customer_key, .. } = caller;
+    let put = state.files.complete_upload(principal, id, customer_key, audit_id).await?;
     Ok(state.created(put.file))
 }
 
@@ -339,14 +322,8 @@ async fn refuse_members(body: Body, idle: Duration) -> Result<(), Error> {
 }
 
 /// `DELETE /v1/uploads/{id}`.
-pub async fn abort(
-    State(state): State<AppState>,
-    principal: Principal,
-    Extension(request_id): Extension<RequestId>,
-    FileIdPath(id): FileIdPath,
-    uri: Uri,
-) -> Result<StatusCode, Error> {
+pub async fn abort(caller: Caller, FileIdPath(id): FileIdPath, uri: Uri) -> Result<StatusCode, Error> {
     query::refuse(&uri)?;
-    state.files.abort_upload(&principal, id, Some(request_id.0.to_string())).await?;
+    caller.state.files.abort_upload(&caller.principal, id, caller.audit_id()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

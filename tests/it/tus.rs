@@ -443,7 +443,11 @@ async fn a_repeated_beginning_tells_how_far_the_first_came() {
     let path = path_of(&app, &again);
     let last = send(patch_request(&app, &path, 5, "world")).await;
     assert_eq!(app.content(&file_of(&app, &last).await).await, b"helloworld");
-    assert_eq!(send(begin()).await.header("upload-offset"), "10");
+    let known = send(begin()).await;
+    assert_eq!((known.status, known.header("upload-offset")), (201, "10"));
+    assert_eq!(known.header("gridgate-file-id"), last.header("gridgate-file-id"));
+    assert_eq!(send(request(&app, "DELETE", &path)).await.status, 204);
+    send(begin()).await.refused(410, "upload_gone");
 }
 
 #[tokio::test]

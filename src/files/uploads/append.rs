@@ -94,10 +94,10 @@ impl Files {
         body: BodyStream,
     ) -> Result<Appended> {
         let upload = self.find_upload(principal, upload).await?;
-        require_open(&upload)?;
         if !request.flushes {
             require_no_final(&upload)?;
         }
+        require_open(&upload)?;
         let key = self.upload_key(&upload, request.customer_key.as_ref())?;
         let turn = self.writers.enter(upload.id).await;
         // What the one before kept is there now.

@@ -22,6 +22,7 @@ use crate::store::{DateTime, Document, StoreError, doc, new_id};
 pub const PART_SIZES: std::ops::RangeInclusive<u64> = 256 << 10..=256 << 20;
 /// Bytes of a part where nobody chooses, unless that makes too many.
 const USUAL_PART_SIZE: u64 = 8 << 20;
+
 /// A request to begin an upload.
 #[derive(Debug, Default)]
 pub struct UploadRequest {

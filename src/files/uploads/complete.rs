@@ -59,15 +59,6 @@ impl Files {
         running.await.map_err(|error| Error::internal(COMPLETE, error))?
     }
 
-    /// Whether the file that an upload became is still there.
-    ///
-    /// # Errors
-    /// `unavailable`, `timeout`.
-    pub async fn has_file(&self, upload: &UploadDoc) -> Result<bool> {
-        let found = self.store.find_file(&upload.tenant, upload.file, self.now()).await;
-        Ok(found.map_err(|e| e.doing("look the file up"))?.is_some())
-    }
-
     async fn try_complete(
         &self,
         principal: &Principal,

@@ -147,22 +147,7 @@ impl Files {
         said: &PutOptions,
         sent: Option<&Key>,
     ) -> Result<RecognisedDoc> {
-        let mut head = Vec::new();
-        for partial in partials {
-            for segment in self.store.find_segments(partial.blob).await.map_err(|e| e.doing(CONCATENATE))? {
-                let wanted = segment.len.unsigned_abs().min((SNIFF_LEN - head.len()) as u64);
-                let decoder = Arc::new(self.decoder(&partial.tenant, &segment, sent)?);
-                let bytes = stream_segment(self, &segment, Wanted::Plain(0..wanted), decoder)?;
-                let bytes: Vec<_> = bytes.try_collect().await?;
-                bytes.iter().for_each(|bytes| head.extend_from_slice(bytes));
-                if head.len() >= SNIFF_LEN {
-                    break;
-                }
-            }
-            if head.len() >= SNIFF_LEN {
-                break;
-            }
-        }
+        let head = self.beginning(partials, sent).await?;
         let sniffed = sniff_as(&head, upload, said);
         let route = self.routing.route(&sniffed.media_type);
         check_route(&route, &sniffed, upload.size.map(i64::unsigned_abs))?;
@@ -171,6 +156,24 @@ impl Files {
             choose(route.settings.encryption, Some(Protection::Plain))?;
         }
         Ok(RecognisedDoc::from(&sniffed))
+    }
+
+    /// The first bytes of uploads one after another: as many as are recognised by.
+    async fn beginning(&self, partials: &[UploadDoc], sent: Option<&Key>) -> Result<Vec<u8>> {
+        let mut beginning = Vec::new();
+        for partial in partials {
+            for segment in self.store.find_segments(partial.blob).await.map_err(|e| e.doing(CONCATENATE))? {
+                let wanted = segment.len.unsigned_abs().min((SNIFF_LEN - beginning.len()) as u64);
+                let decoder = Arc::new(self.decoder(&partial.tenant, &segment, sent)?);
+                let bytes = stream_segment(self, &segment, Wanted::Plain(0..wanted), decoder)?;
+                let bytes: Vec<_> = bytes.try_collect().await?;
+                bytes.iter().for_each(|bytes| beginning.extend_from_slice(bytes));
+                if beginning.len() >= SNIFF_LEN {
+                    return Ok(beginning);
+                }
+            }
+        }
+        Ok(beginning)
     }
 }
 

@@ -4,7 +4,7 @@ use super::piece::{STORING, number};
 use super::{Files, Result, require_open};
 use crate::error::{Error, ErrorCode};
 use crate::store::StoreError;
-use crate::store::uploads::UploadDoc;
+use crate::store::uploads::{UploadDoc, UploadStatus};
 
 impl Files {
     /// Where an upload ends: how much of it is there without a gap.
@@ -21,6 +21,28 @@ impl Files {
         there.sort_unstable();
         let end = there.into_iter().fold(0, |end, (off, len)| if off <= end { end.max(off + len) } else { end });
         Ok(end.unsigned_abs())
+    }
+
+    /// How far an upload came, whatever became of it.
+    ///
+    /// # Errors
+    /// `upload_gone` where it, or its file, is no more; `unavailable`, `timeout`.
+    pub async fn extent(&self, upload: &UploadDoc) -> Result<u64> {
+        match upload.status {
+            UploadStatus::Open => self.offset(upload).await,
+            UploadStatus::Completed if upload.is_partial() || self.has_file(upload).await? => {
+                Ok(upload.size.unwrap_or_default().unsigned_abs())
+            }
+            UploadStatus::Completed | UploadStatus::Aborted | UploadStatus::Expired => {
+                Err(Error::new(ErrorCode::UploadGone, "The upload was ended."))
+            }
+        }
+    }
+
+    /// Whether the file that an upload became is still there.
+    async fn has_file(&self, upload: &UploadDoc) -> Result<bool> {
+        let found = self.store.find_file(&upload.tenant, upload.file, self.now()).await;
+        Ok(found.map_err(|e| e.doing("look the file up"))?.is_some())
     }
 
     /// Compares what a request says of lengths with what is there, before anything is changed.

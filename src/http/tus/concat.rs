@@ -6,15 +6,12 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::fields::{is_deferred, length};
-use super::{address, complete_if_whole, expiring, metadata};
-use crate::error::{Error, ErrorCode};
-use crate::files::access::Principal;
+use super::{address, metadata, tell};
+use crate::error::Error;
 use crate::files::uploads::{MAX_PARTIALS, UploadRequest};
-use crate::format::key::Key;
-use crate::http::AppState;
-use crate::http::append::{FILE_ID, UPLOAD_OFFSET, insert};
+use crate::http::append::{insert, to_the_end};
+use crate::http::caller::Caller;
 use crate::http::files::{file_id, idempotency_key};
-use crate::http::problem::RequestId;
 use crate::store::Id;
 use crate::store::concat::ConcatDoc;
 use crate::store::uploads::UploadDoc;
@@ -61,7 +58,7 @@ fn upload_at(address: &str) -> Option<Id> {
 }
 
 /// Says of an upload what it is to others, as its client said it.
-pub(super) fn tell(headers: &mut HeaderMap, upload: &UploadDoc) {
+pub(super) fn describe(headers: &mut HeaderMap, upload: &UploadDoc) {
     match &upload.concat {
         None => {}
         Some(ConcatDoc::Partial { .. }) => insert(headers, &UPLOAD_CONCAT, "partial"),
@@ -70,55 +67,31 @@ pub(super) fn tell(headers: &mut HeaderMap, upload: &UploadDoc) {
 }
 
 /// `POST /tus/` of a final upload: whole from the beginning, and completed here.
-pub(super) async fn create(
-    state: AppState,
-    principal: Principal,
-    request_id: RequestId,
-    customer_key: Option<Key>,
-    (partials, said): (Vec<Id>, String),
-    head: &Parts,
-) -> Result<Response, Error> {
+pub(super) async fn create(caller: Caller, partials: Vec<Id>, said: String, head: &Parts) -> Result<Response, Error> {
     let has_length = length(&head.headers)?.is_some() || is_deferred(&head.headers)?;
     if has_length || head.headers.contains_key(CONTENT_TYPE) {
         return Err(Error::bad_header(HEADER, "A final upload brings neither a length nor bytes of its own."));
     }
     let request = UploadRequest {
         idempotency_key: idempotency_key(&head.headers)?,
-        request_id: Some(request_id.0.to_string()),
-        customer_key: customer_key.clone(),
+        request_id: caller.audit_id(),
+        customer_key: caller.customer_key.clone(),
         ..metadata::read(&head.headers)?
     };
-    // Whoever hangs up in between leaves a file, and no upload that somebody has to ask about.
-    let joining = tokio::spawn(async move {
-        let upload = state.files.concatenate(&principal, partials, said, request).await?.upload;
-        let offset = upload.size.unwrap_or_default().unsigned_abs();
-        let mut response = expiring(&upload);
+    to_the_end("concatenate the uploads", async move {
+        let upload = caller.state.files.concatenate(&caller.principal, partials, said, request).await?.upload;
+        let mut response = tell(&caller, &upload).await?;
         *response.status_mut() = StatusCode::CREATED;
-        let headers = response.headers_mut();
-        if let Some(file) = complete_if_whole(&state, principal, &upload, offset, customer_key, &request_id).await? {
-            insert(headers, &FILE_ID, file);
-            headers.remove(&super::UPLOAD_EXPIRES);
-        }
-        insert(headers, &UPLOAD_OFFSET, offset.to_string());
-        insert(headers, &LOCATION, address(&state, upload.id));
+        insert(response.headers_mut(), &LOCATION, address(&caller, upload.id));
         Ok(response)
-    });
-    joining.await.map_err(|error| Error::internal("concatenate the uploads", error))?
-}
-
-/// What is said to somebody who could not append: nobody may to a final upload.
-pub(super) async fn why_not_appended(state: &AppState, principal: &Principal, id: Id, error: Error) -> Error {
-    match state.files.find_upload(principal, id).await {
-        Ok(upload) if upload.partials().is_some() => {
-            Error::new(ErrorCode::FinalUpload, "The upload is made of others, and takes no bytes.")
-        }
-        _ => error,
-    }
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorCode;
     use http::HeaderValue;
 
     #[test]

@@ -1,0 +1,42 @@
+//! Who asks, with what comes with it: the extractor of handlers that change something. Decides nothing.
+
+use axum::Extension;
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+
+use super::AppState;
+use super::customer_key::CustomerKey;
+use super::problem::RequestId;
+use crate::error::Error;
+use crate::files::access::Principal;
+use crate::format::key::Key;
+
+/// Who asks.
+pub struct Caller {
+    pub(super) state: AppState,
+    pub(super) principal: Principal,
+    pub(super) request_id: RequestId,
+    /// The client's own key, for this request only.
+    pub(super) customer_key: Option<Key>,
+}
+
+impl Caller {
+    /// The request as the audit names it.
+    pub(super) fn audit_id(&self) -> Option<String> {
+        Some(self.request_id.0.to_string())
+    }
+}
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
+        // Whom nobody knows is told nothing else.
+        let principal = Principal::from_request_parts(parts, state).await?;
+        let CustomerKey(customer_key) = CustomerKey::from_request_parts(parts, state).await?;
+        let Extension(request_id) = Extension::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Error::internal("name the request", error))?;
+        Ok(Self { state: state.clone(), principal, request_id, customer_key })
+    }
+}
