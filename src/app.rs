@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::content::Routing;
 use crate::error::Error;
+use crate::files::tokens::TokenKeys;
 use crate::files::{Files, Keys};
 use crate::http::client::parse_network;
 use crate::http::{AppState, router, serve};
@@ -133,6 +134,7 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         settings: settings.storage,
         clock: Clock::default(),
         key_cache: Arc::default(),
+        token_keys: Arc::new(TokenKeys::open(&settings.auth.jwt)?),
         denials: Arc::default(),
         downloads: Arc::default(),
         limits: Arc::default(),

@@ -2,6 +2,7 @@
 
 mod backup;
 mod bar;
+mod keys;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,6 +85,9 @@ enum Command {
     Backup(backup::BackupArguments),
     /// Restore a backup into an empty database, and check it; exit 1 on any difference.
     Restore(backup::RestoreArguments),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Ask a running server whether it is ready.
     Healthcheck,
 }
@@ -143,6 +147,7 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
             Command::Rekey { status: false } => with_app(&settings, run_rekey).await,
             Command::Backup(asked) => with_app(&settings, async |app| backup::run_backup(app, &asked).await).await,
             Command::Restore(asked) => backup::run_restore(&settings, &asked).await,
+            Command::Keys(command) => with_app(&settings, async |app| keys::run(app, command).await).await,
             Command::Healthcheck => app::healthcheck(&settings.server.listen).await.map(|()| ExitCode::SUCCESS),
         }
     });

@@ -4,6 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
+/// RFC 3339 in UTC with milliseconds.
+pub fn rfc3339(at: SystemTime) -> String {
+    const FORMAT: &[time::format_description::BorrowedFormatItem<'static>] =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    time::OffsetDateTime::from(at).format(FORMAT).unwrap_or_default()
+}
+
 /// The time, as far as stored documents are concerned.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {

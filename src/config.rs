@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::content::{BucketSettings, Routing};
 use crate::files::StorageSettings;
 use crate::files::authenticate::MIN_ADMIN_KEY_LEN;
+use crate::files::tokens::JwtSettings;
 use crate::http::ServerSettings;
 use crate::mongod::MongodSettings;
 use crate::secret::Secret;
@@ -30,12 +31,14 @@ pub struct KeySettings {
     pub master_key_file: PathBuf,
 }
 
-/// The first credential.
+/// Who is known.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthSettings {
     /// The first admin API key.
     pub admin_key: Secret,
+    /// Tokens of users.
+    pub jwt: JwtSettings,
 }
 
 /// Everything that can be set.
@@ -175,6 +178,7 @@ impl Settings {
         self.mongod.check()?;
         self.storage.check()?;
         self.log.check()?;
+        self.auth.jwt.check()?;
         Routing::new(self.buckets.clone())?;
         match self.auth.admin_key.reveal() {
             Some(key) if key.len() < MIN_ADMIN_KEY_LEN => {

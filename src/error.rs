@@ -28,6 +28,7 @@ pub enum ErrorCode {
     FinalUpload,
     FileNotFound,
     UploadNotFound,
+    ApiKeyNotFound,
     RouteNotFound,
     MethodNotAllowed,
     BodyTimeout,
@@ -73,7 +74,7 @@ pub struct ErrorRow {
 
 impl ErrorCode {
     /// Every code, in the table's order.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::BadRequest,
         Self::BadHeader,
         Self::InvalidId,
@@ -86,6 +87,7 @@ impl ErrorCode {
         Self::FinalUpload,
         Self::FileNotFound,
         Self::UploadNotFound,
+        Self::ApiKeyNotFound,
         Self::RouteNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
@@ -134,6 +136,7 @@ impl ErrorCode {
             Self::FinalUpload          => row("final_upload",           403, false, true,  "The upload is made of others"),
             Self::FileNotFound         => row("file_not_found",         404, false, true,  "There is no such file"),
             Self::UploadNotFound       => row("upload_not_found",       404, false, true,  "There is no such upload"),
+            Self::ApiKeyNotFound       => row("api_key_not_found",      404, false, true,  "There is no such API key"),
             Self::RouteNotFound        => row("route_not_found",        404, false, true,  "There is no such path"),
             Self::MethodNotAllowed     => row("method_not_allowed",     405, false, true,  "The path does not offer this method"),
             Self::BodyTimeout          => row("body_timeout",           408, true,  true,  "The request body stopped arriving"),

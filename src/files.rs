@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod adopt;
+pub mod api_keys;
 pub mod authenticate;
 pub mod custom;
 pub mod delete;
@@ -21,6 +22,7 @@ pub mod quota;
 pub mod read;
 pub mod retention;
 pub mod space;
+pub mod tokens;
 pub mod turns;
 pub mod uploads;
 pub mod verify;
@@ -37,12 +39,13 @@ use crate::error::{Error, Result};
 use crate::keyring::{KeyRing, Roots};
 use crate::store::registry::FileDoc;
 use crate::store::{DateTime, Id, Store};
-use access::Principal;
+use access::{Access, Action, Principal, Refusal, Resource, Role, permit};
 use authenticate::KeyCache;
 use denials::Denials;
 use downloads::Downloads;
 use quota::LimitCache;
 use space::Space;
+use tokens::TokenKeys;
 use turns::Turns;
 use uploads::Writers;
 
@@ -124,6 +127,8 @@ pub struct Files {
     pub clock: Clock,
     /// Keys seen in the last moment.
     pub key_cache: Arc<KeyCache>,
+    /// The keys of tokens.
+    pub token_keys: Arc<TokenKeys>,
     /// Entries of denied accesses.
     pub denials: Arc<Denials>,
     /// Downloads to be counted.
@@ -153,13 +158,28 @@ impl Files {
         DateTime::from_system_time(self.clock.now())
     }
 
-    /// Finds a file its principal may see.
+    /// Finds a file for something that its principal may do with it.
     ///
     /// # Errors
-    /// `file_not_found` for an absent, expired or foreign file alike.
-    async fn find(&self, principal: &Principal, file: Id) -> Result<FileDoc> {
-        let found = self.store.find_file(&principal.tenant, file, self.now()).await;
-        found.map_err(|e| e.doing("look the file up"))?.ok_or_else(Error::file_not_found)
+    /// `forbidden`, `unauthenticated`; `file_not_found` for an absent, expired, foreign or hidden file alike.
+    async fn find(&self, principal: &Principal, action: Action, file: Id) -> Result<FileDoc> {
+        permit(principal, action, Resource::Tenant)?;
+        let found = match principal.role {
+            Role::Member(_) => self.store.find_file(&principal.tenant, file, self.now()).await,
+            Role::Anonymous => self.store.find_public_file(file, self.now()).await,
+        };
+        let found = found.map_err(|e| e.doing("look the file up"))?;
+        let Some(found) = found else {
+            return Err(match principal.role {
+                Role::Member(_) => Error::file_not_found(),
+                // Told the same of what is there.
+                Role::Anonymous => Refusal::Unknown.into(),
+            });
+        };
+        // What no gateway wrote there is for its owner.
+        let access = Access::from_name(&found.access).unwrap_or_default();
+        permit(principal, action, Resource::File { tenant: &found.tenant, owner: &found.owner, access })?;
+        Ok(found)
     }
 
     /// The strong entity tag of a file's content: changes with the version, not with metadata.

@@ -3,6 +3,7 @@
 //! Turns requests into calls of `files` and outcomes into responses; decides nothing about files.
 
 pub mod admin;
+pub mod api_keys;
 mod append;
 pub mod auth;
 pub mod body;
@@ -36,7 +37,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, head, post, put};
+use axum::routing::{delete, get, head, post, put};
 use ipnet::IpNet;
 use serde::Deserialize;
 use tower_http::CompressionLevel;
@@ -150,6 +151,8 @@ pub fn router(state: AppState) -> Router {
         .route("/ruft", post(ruft::create).options(ruft::options))
         .route("/ruft/", post(ruft::create).options(ruft::options))
         .route("/ruft/{id}", head(ruft::head).patch(ruft::patch).delete(ruft::cancel))
+        .route("/v1/admin/keys", post(api_keys::create).get(api_keys::list))
+        .route("/v1/admin/keys/{id}", delete(api_keys::revoke))
         .route("/v1/admin/quotas/{tenant}", get(admin::quota).put(admin::set_quota))
         .route("/v1/admin/retention/explain", get(admin::explain_retention))
         .route("/livez", get(health::livez))

@@ -9,6 +9,8 @@ pub enum Scope {
     FilesRead,
     /// Making, changing and deleting files of the tenant.
     FilesWrite,
+    /// Handing out links to files of the tenant.
+    SharesWrite,
     /// Seeing what the whole deployment counts.
     AnalyticsRead,
     /// Everything.
@@ -16,34 +18,100 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The scope of a stored or claimed name; unknown names allow nothing.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "files:read" => Some(Self::FilesRead),
-            "files:write" => Some(Self::FilesWrite),
-            "analytics:read" => Some(Self::AnalyticsRead),
-            "admin" => Some(Self::Admin),
-            _ => None,
+    /// Every scope.
+    pub const ALL: [Self; 5] = [Self::FilesRead, Self::FilesWrite, Self::SharesWrite, Self::AnalyticsRead, Self::Admin];
+
+    /// As credentials name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FilesRead => "files:read",
+            Self::FilesWrite => "files:write",
+            Self::SharesWrite => "shares:write",
+            Self::AnalyticsRead => "analytics:read",
+            Self::Admin => "admin",
         }
     }
+
+    /// The scope of a stored or claimed name; unknown names allow nothing.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.name() == name)
+    }
+}
+
+/// Who may see a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Its owner, and administrators of its tenant.
+    #[default]
+    Private,
+    /// Any principal of its tenant.
+    Internal,
+    /// Anybody its content; any principal of its tenant the rest.
+    Public,
+}
+
+impl Access {
+    /// As clients say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Internal => "internal",
+            Self::Public => "public",
+        }
+    }
+
+    /// The access of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Private, Self::Internal, Self::Public].into_iter().find(|access| access.name() == name)
+    }
+}
+
+const MAX_TENANT_LEN: usize = 128;
+
+/// Whether a tenant may be called so: 1 to 128 bytes without control characters.
+pub fn is_tenant_name(text: &str) -> bool {
+    (1..=MAX_TENANT_LEN).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// For the audit: the credential's public id.
+    /// For the audit, and as owner: the credential's public id.
     pub actor: String,
-    /// Whose files it opens; comes from the credential alone.
+    /// Whose files it opens; comes from the credential alone. Nobody's if nobody is known.
     pub tenant: String,
-    /// What it allows.
-    pub scopes: Vec<Scope>,
+    /// What it is to the tenant.
+    pub role: Role,
+}
+
+/// What a principal is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// One of the tenant's, with what the credential allows.
+    Member(Vec<Scope>),
+    /// Anybody, without a credential.
+    Anonymous,
+}
+
+impl Principal {
+    /// Who sends no credential.
+    pub fn anonymous() -> Self {
+        Self { actor: "anonymous".to_owned(), tenant: String::new(), role: Role::Anonymous }
+    }
+
+    /// Whether everything of the tenant is open to it.
+    pub fn is_admin(&self) -> bool {
+        matches!(&self.role, Role::Member(scopes) if scopes.contains(&Scope::Admin))
+    }
 }
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// See metadata or content.
+    /// See what is known of files.
     Read,
+    /// Read content.
+    Download,
     /// Make, change or delete.
     Write,
     /// See or change how the tenant is run.
@@ -52,38 +120,90 @@ pub enum Action {
     Observe,
 }
 
-/// Decides.
+impl Action {
+    fn scope(self) -> Scope {
+        match self {
+            Self::Read | Self::Download => Scope::FilesRead,
+            Self::Write => Scope::FilesWrite,
+            Self::Administer => Scope::Admin,
+            Self::Observe => Scope::AnalyticsRead,
+        }
+    }
+}
+
+/// What it is asked of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource<'a> {
+    /// What the principal's tenant has, before anything is looked up.
+    Tenant,
+    /// A file that was found, or an upload that becomes one.
+    File {
+        /// Whose it is.
+        tenant: &'a str,
+        /// Who made it.
+        owner: &'a str,
+        /// Who may see it.
+        access: Access,
+    },
+}
+
+/// Why somebody may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody is known: a credential may help.
+    Unknown,
+    /// The credential lacks this scope.
+    Lacks(Scope),
+    /// They are not to know that it exists.
+    Hidden,
+}
+
+impl Refusal {
+    /// The error, where what is hidden is said not to be found.
+    pub fn or_hidden(self, not_found: Error) -> Error {
+        match self {
+            Self::Unknown => {
+                Error::new(ErrorCode::Unauthenticated, "Send one header Authorization: Bearer <API key or token>.")
+            }
+            Self::Lacks(scope) => {
+                Error::new(ErrorCode::Forbidden, format!("The credential lacks the scope {}.", scope.name()))
+            }
+            Self::Hidden => not_found,
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.or_hidden(Self::file_not_found())
+    }
+}
+
+/// Decides, by nothing but what it is given.
 ///
 /// # Errors
-/// `forbidden` when the credential lacks the scope. That a file is of another tenant is not decided
-/// here: such a file is never found.
-pub fn permit(principal: &Principal, action: Action) -> Result<(), Error> {
-    let (scope, name) = match action {
-        Action::Read => (Scope::FilesRead, "files:read"),
-        Action::Write => (Scope::FilesWrite, "files:write"),
-        Action::Administer => (Scope::Admin, "admin"),
-        Action::Observe => (Scope::AnalyticsRead, "analytics:read"),
+/// [`Refusal`]: who lacks a scope is told so whatever is asked about; who may not see a file is told no more
+/// than if it were not there.
+pub fn permit(principal: &Principal, action: Action, resource: Resource<'_>) -> Result<(), Refusal> {
+    let Role::Member(scopes) = &principal.role else {
+        return match (action, resource) {
+            (Action::Download, Resource::Tenant | Resource::File { access: Access::Public, .. }) => Ok(()),
+            _ => Err(Refusal::Unknown),
+        };
     };
-    if principal.scopes.iter().any(|held| *held == scope || *held == Scope::Admin) {
-        return Ok(());
+    let is_admin = principal.is_admin();
+    if !is_admin && !scopes.contains(&action.scope()) {
+        return Err(Refusal::Lacks(action.scope()));
     }
-    Err(Error::new(ErrorCode::Forbidden, format!("The credential lacks the scope {name}.")))
+    match resource {
+        Resource::Tenant => Ok(()),
+        Resource::File { tenant, .. } if tenant != principal.tenant => Err(Refusal::Hidden),
+        Resource::File { owner, access: Access::Private, .. } if !is_admin && owner != principal.actor => {
+            Err(Refusal::Hidden)
+        }
+        Resource::File { .. } => Ok(()),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scope_allows_its_action_and_no_other() {
-        let holder = |scopes: &[Scope]| Principal { actor: "k".into(), tenant: "t".into(), scopes: scopes.to_vec() };
-        let may = |scopes, action| permit(&holder(scopes), action).is_ok();
-        assert!(may(&[Scope::FilesRead], Action::Read) && !may(&[Scope::FilesRead], Action::Write));
-        assert!(may(&[Scope::FilesWrite], Action::Write) && !may(&[Scope::FilesWrite], Action::Read));
-        assert!(may(&[Scope::AnalyticsRead], Action::Observe) && !may(&[Scope::FilesRead], Action::Observe));
-        assert!(may(&[Scope::Admin], Action::Read) && may(&[Scope::Admin], Action::Write));
-        assert!(may(&[Scope::Admin], Action::Administer));
-        assert!(!may(&[Scope::FilesRead, Scope::FilesWrite], Action::Administer));
-        assert!(!may(&[], Action::Read) && !may(&[], Action::Write));
-    }
-}
+mod tests;

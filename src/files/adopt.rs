@@ -4,7 +4,7 @@
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use super::access::{Principal, Scope};
+use super::access::{Principal, Role, Scope};
 use super::describe::{Description, PlainFacts, Stored};
 use super::options::PutOptions;
 use super::{Files, Result};
@@ -53,7 +53,8 @@ impl Files {
             return Err(Error::new(ErrorCode::BadRequest, format!("The database has no GridFS bucket {bucket:?}.")));
         }
         self.store.ensure_bucket(bucket).await.map_err(|e| e.doing("verify the bucket's indexes"))?;
-        let principal = Principal { actor: "adopt".to_owned(), tenant: tenant.to_owned(), scopes: vec![Scope::Admin] };
+        let principal =
+            Principal { actor: "adopt".to_owned(), tenant: tenant.to_owned(), role: Role::Member(vec![Scope::Admin]) };
         let mut report = AdoptReport::default();
         let mut scan = self.store.scan_foreign(bucket).await.map_err(|e| e.doing("read the bucket"))?;
         while let Some(document) = scan.next().await.map_err(|e| e.doing("read the bucket"))? {

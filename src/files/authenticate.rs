@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::access::{Principal, Scope};
+use super::access::{Principal, Role, Scope};
+use super::api_keys::FIRST_KEY;
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
 use crate::format::digest::Sha256Digest;
@@ -26,11 +27,14 @@ pub const DEFAULT_TENANT: &str = "default";
 pub struct KeyCache(Mutex<HashMap<[u8; 32], (Instant, Principal)>>);
 
 impl Files {
-    /// The principal of an API key.
+    /// The principal of an API key or a token.
     ///
     /// # Errors
-    /// `unauthenticated` for an unknown, revoked or expired key.
+    /// `unauthenticated` for one that is unknown, revoked or expired.
     pub async fn authenticate(&self, token: &str) -> Result<Principal> {
+        if self.token_keys.is_for(token) {
+            return self.token_keys.verify(token);
+        }
         let refused = || Error::new(ErrorCode::Unauthenticated, "The API key is not valid.");
         if token.is_empty() || token.len() > MAX_TOKEN_LEN {
             return Err(refused());
@@ -40,11 +44,14 @@ impl Files {
             return Ok(principal);
         }
         let found = self.store.find_api_key(hash).await.map_err(|e| e.doing("check the API key"))?;
-        let key = found.filter(|key| key.expires_at.is_none_or(|at| at > self.now())).ok_or_else(refused)?;
+        let key = found.ok_or_else(refused)?;
+        if key.expires_at.is_some_and(|at| at <= self.now()) {
+            return Err(Error::new(ErrorCode::Unauthenticated, "The API key has expired."));
+        }
         let principal = Principal {
             actor: key.id,
             tenant: key.tenant,
-            scopes: key.scopes.iter().filter_map(|name| Scope::from_name(name)).collect(),
+            role: Role::Member(key.scopes.iter().filter_map(|name| Scope::from_name(name)).collect()),
         };
         self.key_cache.put(hash, principal.clone());
         Ok(principal)
@@ -56,13 +63,14 @@ impl Files {
     /// When the database fails.
     pub async fn ensure_admin_key(&self, token: &str) -> Result<()> {
         let key = ApiKeyDoc {
-            id: "admin".to_owned(),
+            id: FIRST_KEY.to_owned(),
             hash: binary(Sha256Digest::of(token.as_bytes()).0),
             tenant: DEFAULT_TENANT.to_owned(),
             scopes: vec!["admin".to_owned()],
             name: "first admin key".to_owned(),
             created_at: self.now(),
             expires_at: None,
+            revoked_at: None,
         };
         self.store.put_api_key(&key).await.map_err(|e| e.doing("store the admin key"))
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::access::{Action, Principal, permit};
+use super::access::{Action, Principal};
 use super::describe::expiry;
 use super::{Files, Result};
 use super::{custom, options};
@@ -27,9 +27,8 @@ impl Files {
         patch: &Map<String, Value>,
         request_id: Option<String>,
     ) -> Result<FileDoc> {
-        permit(principal, Action::Write)?;
         for _ in 0..TRIES {
-            let before = self.find(principal, file).await?;
+            let before = self.find(principal, Action::Write, file).await?;
             let mut after = before.clone();
             let held = if before.retention.legal_hold { Held::Before } else { Held::No };
             // A JSON object is sorted by name, so `legalHold` is decided before `retention`.

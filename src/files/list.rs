@@ -1,6 +1,6 @@
 //! Listing a tenant's files, a page at a time, newest first unless asked otherwise.
 
-use super::access::{Action, Principal, permit};
+use super::access::{Action, Principal, Resource, permit};
 use super::{Files, Result};
 use crate::store::registry::FileDoc;
 use crate::store::registry::list::{PageMark, PageQuery};
@@ -21,8 +21,10 @@ impl Files {
     /// # Errors
     /// `forbidden`, `unavailable`, `timeout`.
     pub async fn list(&self, principal: &Principal, query: PageQuery) -> Result<Page> {
-        permit(principal, Action::Read)?;
+        permit(principal, Action::Read, Resource::Tenant)?;
         let now = self.now();
+        let mut query = query;
+        query.filter.visible_to = (!principal.is_admin()).then(|| principal.actor.clone());
         let one_more = PageQuery { limit: query.limit + 1, ..query.clone() };
         let (found, total) = tokio::try_join!(
             self.store.list_files(&principal.tenant, &one_more, now),

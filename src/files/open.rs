@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::access::{Action, Principal, permit};
+use super::access::{Action, Principal};
 use super::protection::{KEY_HEADER, protection};
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
@@ -37,21 +37,20 @@ impl Files {
     /// # Errors
     /// `forbidden`, `file_not_found`.
     pub async fn head(&self, principal: &Principal, file: Id) -> Result<FileDoc> {
-        permit(principal, Action::Read)?;
-        self.find(principal, file).await
+        self.find(principal, Action::Read, file).await
     }
 
     /// Opens a file for reading, with the key that the client sent, if it did.
     ///
     /// # Errors
-    /// `forbidden`, `file_not_found`, `damaged` when the manifest does not verify; `key_required`,
+    /// `forbidden`, `unauthenticated`, `file_not_found`, `damaged` when the manifest does not verify; `key_required`,
     /// `key_mismatch`, and `bad_header` for a key that nothing needs.
     pub async fn open(&self, principal: &Principal, file: Id, customer_key: Option<Key>) -> Result<OpenedFile> {
-        let doc = self.head(principal, file).await?;
+        let doc = self.find(principal, Action::Download, file).await?;
         let opened = match self.open_doc(doc).await {
             Err(error) if error.code == ErrorCode::Damaged => {
                 // Between two reads a delete takes the keys away: then the file is gone, not damaged.
-                self.find(principal, file).await?;
+                self.find(principal, Action::Download, file).await?;
                 return Err(error);
             }
             opened => opened?,

@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::access::Access;
 use super::custom;
 use super::json::parse_unique;
 use crate::error::Error;
@@ -16,29 +17,6 @@ const MAX_TAGS: usize = 64;
 const MAX_LABEL_LEN: usize = 128;
 const MAX_FOLDER_LEN: usize = 1024;
 const MAX_RETENTION_DAYS: i64 = 36_500;
-
-/// Who may read a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Access {
-    /// Its tenant's credentials.
-    #[default]
-    Private,
-    /// Any principal of the tenant.
-    Internal,
-    /// Anybody.
-    Public,
-}
-
-impl Access {
-    /// The word in documents and the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Private => "private",
-            Self::Internal => "internal",
-            Self::Public => "public",
-        }
-    }
-}
 
 /// How content is to be compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,10 +169,7 @@ pub fn folder(value: &str) -> Result<String, Error> {
 
 /// One of the three words.
 pub fn access(value: &str) -> Result<Access, Error> {
-    [Access::Private, Access::Internal, Access::Public]
-        .into_iter()
-        .find(|access| access.name() == value)
-        .ok_or_else(|| Error::bad_request("access", "access is not private, internal or public."))
+    Access::from_name(value).ok_or_else(|| Error::bad_request("access", "access is not private, internal or public."))
 }
 
 fn compress(value: &str) -> Result<Compress, Error> {

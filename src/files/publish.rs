@@ -1,7 +1,7 @@
 //! From stored bytes to a file users see, in one commit: of new content, or, where the tenant has the
 //! same content stored the same way, of a further name for that.
 
-use super::access::Principal;
+use super::access::{Action, Principal};
 use super::describe::{Description, PlainFacts, Stored, files_document, later};
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
@@ -199,7 +199,7 @@ impl Files {
         let found = self.store.find_idempotency(&ours.id).await.map_err(|e| e.doing("look the idempotency key up"))?;
         match found {
             Some(first) if first.fingerprint == ours.fingerprint => {
-                let file = self.find(principal, first.file).await.map_err(|error| match error.code {
+                let file = self.find(principal, Action::Write, first.file).await.map_err(|error| match error.code {
                     ErrorCode::FileNotFound => {
                         Error::new(ErrorCode::IdempotencyConflict, "The file that this idempotency key made is gone.")
                     }

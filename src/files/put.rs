@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use sha2::{Digest, Sha512};
 
-use super::access::{Action, Principal, permit};
+use super::access::{Action, Principal, Resource, permit};
 use super::describe::Description;
 use super::options::{Compress, PutOptions};
 use super::protection::{self, wished};
@@ -72,7 +72,7 @@ impl Files {
     /// # Cancel safety
     /// Dropping the future does not stop the upload; ending the body does.
     pub async fn put(&self, principal: Principal, mut request: PutRequest, body: BodyStream) -> Result<Put> {
-        permit(&principal, Action::Write)?;
+        permit(&principal, Action::Write, Resource::Tenant)?;
         request.options.encrypt = wished(request.options.encrypt, request.customer_key.as_ref())?;
         let files = self.clone();
         let running = tokio::spawn(async move { files.run_put(principal, request, body).await });

@@ -1,6 +1,6 @@
 //! Saying which rule will delete a file and when, without deleting anything.
 
-use super::access::{Action, Principal, permit};
+use super::access::{Action, Principal, Resource, permit};
 use super::describe::later;
 use super::{Files, Result};
 use crate::store::registry::FileDoc;
@@ -73,8 +73,7 @@ impl Files {
     /// # Errors
     /// `forbidden`, `file_not_found`.
     pub async fn explain_retention(&self, principal: &Principal, file: Id) -> Result<Explanation> {
-        permit(principal, Action::Administer)?;
-        let file = self.find(principal, file).await?;
+        let file = self.find(principal, Action::Administer, file).await?;
         self.explain(file).await
     }
 
@@ -83,7 +82,7 @@ impl Files {
     /// # Errors
     /// `forbidden`, `unavailable`, `timeout`.
     pub async fn preview_expiry(&self, principal: &Principal, until: DateTime, limit: i64) -> Result<Preview> {
-        permit(principal, Action::Administer)?;
+        permit(principal, Action::Administer, Resource::Tenant)?;
         let (found, sums) = tokio::try_join!(
             self.store.find_expiring(&principal.tenant, until, limit),
             self.store.sum_expiring(&principal.tenant, until),

@@ -28,7 +28,7 @@ pub use concat::MAX_PARTIALS;
 pub use part::PartRequest;
 pub use writers::Writers;
 
-use super::access::{Action, Principal, permit};
+use super::access::{Access, Action, Principal, Resource, permit};
 use super::describe::later;
 use super::options::PutOptions;
 use super::{Files, Result};
@@ -48,15 +48,34 @@ impl Files {
     /// # Errors
     /// `forbidden`, `upload_not_found` for an absent or foreign one alike.
     pub async fn find_upload(&self, principal: &Principal, upload: Id) -> Result<UploadDoc> {
-        permit(principal, Action::Write)?;
+        permit(principal, Action::Write, Resource::Tenant)?;
         let found = self.store.find_upload(&principal.tenant, upload).await.map_err(|e| e.doing(FIND))?;
-        let not_found =
-            || Error::new(ErrorCode::UploadNotFound, "No upload with this id is visible to this credential.");
         let mut upload = found.ok_or_else(not_found)?;
+        permit(principal, Action::Write, resource(&upload)).map_err(|refusal| refusal.or_hidden(not_found()))?;
         if upload.status == UploadStatus::Open && upload.expire_at <= self.now() {
             upload.status = UploadStatus::Expired;
         }
         Ok(upload)
+    }
+
+    /// The file that an upload became.
+    ///
+    /// # Errors
+    /// `forbidden`, `upload_not_found`; `parts_missing` while it is open, `upload_gone` where it ended without a file.
+    pub async fn find_made(&self, principal: &Principal, upload: Id) -> Result<Id> {
+        permit(principal, Action::Download, Resource::Tenant)?;
+        let found = self.store.find_upload(&principal.tenant, upload).await.map_err(|e| e.doing(FIND))?;
+        let upload = found.ok_or_else(not_found)?;
+        if let Some(file) = upload.made() {
+            return Ok(file);
+        }
+        permit(principal, Action::Download, resource(&upload)).map_err(|refusal| refusal.or_hidden(not_found()))?;
+        Err(match upload.status {
+            UploadStatus::Open => {
+                Error::new(ErrorCode::PartsMissing, "The upload is not finished: it has no content yet.")
+            }
+            _ => Error::new(ErrorCode::UploadGone, "The upload was ended."),
+        })
     }
 
     /// Finds an upload that nobody appends to any more: whoever did has made way, so that what is told stays true.
@@ -79,7 +98,7 @@ impl Files {
         after: Option<(DateTime, Id)>,
         limit: i64,
     ) -> Result<Vec<UploadDoc>> {
-        permit(principal, Action::Write)?;
+        permit(principal, Action::Write, Resource::Tenant)?;
         let found = self.store.list_uploads(&principal.tenant, &principal.actor, self.now(), after, limit).await;
         found.map_err(|e| e.doing("list the uploads"))
     }
@@ -145,6 +164,16 @@ impl Files {
     pub(super) fn upload_life(&self) -> Duration {
         Duration::from_secs(self.settings.upload_life_secs)
     }
+}
+
+/// An upload as what it becomes.
+fn resource(upload: &UploadDoc) -> Resource<'_> {
+    let access = upload.said.get_str("access").ok().and_then(Access::from_name).unwrap_or_default();
+    Resource::File { tenant: &upload.tenant, owner: &upload.owner, access }
+}
+
+fn not_found() -> Error {
+    Error::new(ErrorCode::UploadNotFound, "No upload with this id is visible to this credential.")
 }
 
 /// Refuses an upload that takes nothing more.

@@ -15,12 +15,11 @@ use super::files::{file_id, instant, limit};
 use super::query;
 use super::view::timestamp;
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, Principal, Resource, is_tenant_name, permit};
 use crate::files::retention::Explanation;
 use crate::store::usage::{Limits, UsageDoc};
 
 const DEFAULT_LIMIT: i64 = 50;
-const MAX_TENANT_LEN: usize = 128;
 const MAX_QUOTA_LEN: usize = 4096;
 
 /// `GET /v1/admin/quotas/{tenant}`: what the tenant uses and may use.
@@ -30,7 +29,7 @@ pub async fn quota(
     Path(tenant): Path<String>,
     uri: Uri,
 ) -> Result<Response, Error> {
-    permit(&principal, Action::Administer)?;
+    permit(&principal, Action::Administer, Resource::Tenant)?;
     query::refuse(&uri)?;
     let usage = state.files.usage(&principal, tenant_name(&tenant)?).await?;
     Ok(quota_view(&usage))
@@ -45,7 +44,7 @@ pub async fn set_quota(
     uri: Uri,
     body: Body,
 ) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Administer)?;
+    permit(&caller.principal, Action::Administer, Resource::Tenant)?;
     query::refuse(&uri)?;
     let tenant = tenant_name(&tenant)?;
     require_json(&headers)?;
@@ -54,14 +53,9 @@ pub async fn set_quota(
     Ok(quota_view(&usage))
 }
 
-fn tenant_name(text: &str) -> Result<&str, Error> {
-    let is_name = (1..=MAX_TENANT_LEN).contains(&text.len()) && !text.chars().any(char::is_control);
-    is_name.then_some(text).ok_or_else(|| {
-        Error::bad_request(
-            "tenant",
-            format!("A tenant is a text of 1 to {MAX_TENANT_LEN} bytes without control characters."),
-        )
-    })
+pub(super) fn tenant_name(text: &str) -> Result<&str, Error> {
+    let refused = || Error::bad_request("tenant", "A tenant is a text of 1 to 128 bytes without control characters.");
+    is_tenant_name(text).then_some(text).ok_or_else(refused)
 }
 
 fn limits(members: &Map<String, Value>) -> Result<Limits, Error> {
@@ -106,7 +100,7 @@ pub async fn explain_retention(
     principal: Principal,
     uri: Uri,
 ) -> Result<Response, Error> {
-    permit(&principal, Action::Administer)?;
+    permit(&principal, Action::Administer, Resource::Tenant)?;
     let pairs = query::pairs(&uri)?;
     query::require_single(&pairs, &[])?;
     let (mut file, mut until, mut most) = (None, None, DEFAULT_LIMIT);

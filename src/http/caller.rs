@@ -2,6 +2,7 @@
 
 use axum::Extension;
 use axum::extract::FromRequestParts;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 
 use super::AppState;
@@ -25,7 +26,18 @@ impl Caller {
     pub(super) fn audit_id(&self) -> Option<String> {
         Some(self.request_id.0.to_string())
     }
+
+    async fn with(principal: Principal, parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
+        let CustomerKey(customer_key) = CustomerKey::from_request_parts(parts, state).await?;
+        let Extension(request_id) = Extension::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Error::internal("name the request", error))?;
+        Ok(Self { state: state.clone(), principal, request_id, customer_key })
+    }
 }
+
+/// Who asks, or anybody: for what may be open to all.
+pub struct AnyCaller(pub Caller);
 
 impl FromRequestParts<AppState> for Caller {
     type Rejection = Error;
@@ -33,10 +45,18 @@ impl FromRequestParts<AppState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
         // Whom nobody knows is told nothing else.
         let principal = Principal::from_request_parts(parts, state).await?;
-        let CustomerKey(customer_key) = CustomerKey::from_request_parts(parts, state).await?;
-        let Extension(request_id) = Extension::from_request_parts(parts, state)
-            .await
-            .map_err(|error| Error::internal("name the request", error))?;
-        Ok(Self { state: state.clone(), principal, request_id, customer_key })
+        Self::with(principal, parts, state).await
+    }
+}
+
+impl FromRequestParts<AppState> for AnyCaller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
+        let principal = match parts.headers.contains_key(AUTHORIZATION) {
+            true => Principal::from_request_parts(parts, state).await?,
+            false => Principal::anonymous(),
+        };
+        Caller::with(principal, parts, state).await.map(Self)
     }
 }

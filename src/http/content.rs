@@ -15,7 +15,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::AppState;
-use super::caller::Caller;
+use super::caller::{AnyCaller, Caller};
 use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_holds};
 use super::digests::{REPR_DIGEST, repr_digest};
 use super::disposition::{Disposition, content_disposition, is_safe_inline};
@@ -31,15 +31,21 @@ use crate::format::segment::Codec;
 use crate::metrics;
 use crate::pipeline::ByteStream;
 use crate::random;
+use crate::store::Id;
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// `GET` and `HEAD /v1/files/{id}/content`.
-pub async fn open(caller: Caller, FileIdPath(id): FileIdPath, head: Parts) -> Result<Response, Error> {
+pub async fn open(AnyCaller(caller): AnyCaller, FileIdPath(id): FileIdPath, head: Parts) -> Result<Response, Error> {
+    respond(caller, id, head).await
+}
+
+/// The content of a file, as a request asks for it.
+pub(super) async fn respond(caller: Caller, id: Id, head: Parts) -> Result<Response, Error> {
     let Caller { state, principal, request_id, customer_key } = caller;
     let Parts { method, headers, uri, .. } = head;
-    let disposition = wanted_disposition(&uri)?;
     let file = state.files.open(&principal, id, customer_key).await?;
+    let disposition = wanted_disposition(&uri)?;
     let encoded = negotiate(&file, &headers)?;
     let representation = Representation::new(&state, &file, disposition, encoded.as_ref())?;
     let validators = Validators { etag: &representation.etag, modified: representation.modified };

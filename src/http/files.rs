@@ -15,7 +15,7 @@ use super::caller::Caller;
 use super::{cursor, digests, disposition, form, query};
 use crate::content::ContentKind;
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, Principal, Resource, permit};
 use crate::files::options::{self, PutOptions};
 use crate::files::put::PutRequest;
 use crate::store::registry::list::{Direction, FileFilter, PageQuery, SortField};
@@ -53,7 +53,7 @@ pub(super) fn file_id(text: &str) -> Result<Id, Error> {
 
 /// `POST /v1/files`.
 pub async fn put(caller: Caller, request: Request) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let audit_id = caller.audit_id();
     let Caller { state, principal, customer_key, .. } = caller;
     let (head, body) = request.into_parts();
@@ -243,7 +243,7 @@ pub async fn edit(
     uri: Uri,
     body: Body,
 ) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
     let state = &caller.state;

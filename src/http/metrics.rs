@@ -17,7 +17,7 @@ use hyper::body::{Frame, SizeHint};
 use super::serve::Peer;
 use super::{AppState, query};
 use crate::error::Error;
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, Principal, Resource, permit};
 use crate::metrics::{self, InFlight};
 
 /// What Prometheus calls the text it is given.
@@ -28,7 +28,7 @@ pub async fn show(State(state): State<AppState>, request: Request) -> Result<Res
     let (mut parts, _) = request.into_parts();
     if !is_free(&parts) {
         let principal = Principal::from_request_parts(&mut parts, &state).await?;
-        permit(&principal, Action::Observe)?;
+        permit(&principal, Action::Observe, Resource::Tenant)?;
     }
     query::refuse(&parts.uri)?;
     let text = metrics::text().map_err(|error| Error::internal("write the metrics", error))?;

@@ -23,7 +23,7 @@ use super::disposition;
 use super::files::{FileIdPath, idempotency_key};
 use super::query;
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, permit};
+use crate::files::access::{Action, Resource, permit};
 use crate::files::uploads::{AppendRequest, Begun, UploadRequest};
 use crate::format::digest::Sha256Digest;
 use crate::pipeline::BodyStream;
@@ -49,7 +49,7 @@ pub async fn options(State(state): State<AppState>, uri: Uri) -> Result<Response
 
 /// `POST /ruft/`: an upload, with its first bytes or all of them (§4.2).
 pub async fn create(caller: Caller, request: Request) -> Result<Response, Refused> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let (head, body) = request.into_parts();
     require_identity(&head.headers)?;
     let is_complete = is_complete(&head.headers)?;
@@ -105,7 +105,7 @@ fn said(head: &Parts) -> Result<Vec<(String, String)>, Error> {
 
 /// `PATCH /ruft/{id}` (§4.4).
 pub async fn patch(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Refused> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let (head, body) = request.into_parts();
     query::refuse(&head.uri)?;
     require_partial_type(&head.headers)?;
@@ -127,7 +127,7 @@ pub async fn patch(caller: Caller, FileIdPath(id): FileIdPath, request: Request)
 
 /// `HEAD /ruft/{id}` (§4.3).
 pub async fn head(caller: Caller, FileIdPath(id): FileIdPath, uri: Uri) -> Result<Response, Refused> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     query::refuse(&uri)?;
     let upload = caller.state.files.find_quiet_upload(&caller.principal, id).await?;
     Ok(tell(&caller, &upload).await?)
@@ -135,7 +135,7 @@ pub async fn head(caller: Caller, FileIdPath(id): FileIdPath, uri: Uri) -> Resul
 
 /// `DELETE /ruft/{id}` (§4.5). Of a completed upload the file stays.
 pub async fn cancel(caller: Caller, FileIdPath(id): FileIdPath, uri: Uri) -> Result<Response, Refused> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     query::refuse(&uri)?;
     caller.state.files.find_quiet_upload(&caller.principal, id).await?;
     caller.state.files.abort_upload(&caller.principal, id, caller.audit_id()).await?;

@@ -23,7 +23,7 @@ use super::content;
 use super::files::{FileIdPath, idempotency_key};
 use super::query;
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, permit};
+use crate::files::access::{Action, Resource, permit};
 use crate::files::uploads::{AppendRequest, Begun, UploadRequest};
 use crate::pipeline::BodyStream;
 use crate::store::Id;
@@ -75,7 +75,7 @@ pub async fn options(State(state): State<AppState>, uri: Uri) -> Result<Response
 
 /// `POST /tus/`.
 pub async fn create(caller: Caller, request: Request) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let (head, body) = request.into_parts();
     require_version(&head)?;
     let is_partial = match Concat::read(&head.headers)? {
@@ -131,7 +131,7 @@ async fn begin(caller: Caller, id: Id, request: AppendRequest, body: BodyStream)
 
 /// `PATCH /tus/{id}`.
 pub async fn patch(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let (head, body) = request.into_parts();
     require_version(&head)?;
     require_offset_type(&head.headers)?;
@@ -200,7 +200,7 @@ async fn state_of(caller: &Caller, upload: &UploadDoc, offset: u64) -> Result<Re
 
 /// `HEAD /tus/{id}`.
 pub async fn head(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let (head, _) = request.into_parts();
     require_version(&head)?;
     let upload = caller.state.files.find_quiet_upload(&caller.principal, id).await?;
@@ -220,7 +220,7 @@ pub async fn head(caller: Caller, FileIdPath(id): FileIdPath, request: Request) 
 
 /// `DELETE /tus/{id}`: the upload goes, and the file that it became.
 pub async fn terminate(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     require_version(&request.into_parts().0)?;
     let (files, principal) = (&caller.state.files, &caller.principal);
     let upload = files.find_quiet_upload(principal, id).await?;
@@ -239,20 +239,8 @@ pub async fn get(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -
     if request.method() == Method::HEAD {
         return head(caller, FileIdPath(id), request).await;
     }
-    permit(&caller.principal, Action::Read)?;
-    let (parts, _) = request.into_parts();
-    let found = caller.state.files.store.find_upload(&caller.principal.tenant, id).await;
-    let found = found.map_err(|e| e.doing("look the upload up"))?;
-    let not_found = || Error::new(ErrorCode::UploadNotFound, "There is no upload with this id.");
-    let upload = found.ok_or_else(not_found)?;
-    let file = match (upload.made(), upload.status) {
-        (Some(file), _) => FileIdPath(file),
-        (None, UploadStatus::Open) => {
-            return Err(Error::new(ErrorCode::PartsMissing, "The upload is not finished: it has no content yet."));
-        }
-        (None, _) => return Err(Error::new(ErrorCode::UploadGone, "The upload was ended.")),
-    };
-    content::open(caller, file, parts).await
+    let file = caller.state.files.find_made(&caller.principal, id).await?;
+    content::respond(caller, file, request.into_parts().0).await
 }
 
 /// `POST /tus/{id}`: another method, by clients that cannot send it.

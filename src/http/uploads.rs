@@ -21,7 +21,7 @@ use super::files::{FileIdPath, file_id, idempotency_key, limit};
 use super::view::timestamp;
 use super::{cursor, digests, query};
 use crate::error::Error;
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, Principal, Resource, permit};
 use crate::files::uploads::{PartRequest, UploadRequest};
 use crate::format::digest::Sha256Digest;
 use crate::store::registry::list::{PageMark, SortField};
@@ -113,7 +113,7 @@ impl AppState {
 
 /// `POST /v1/uploads`.
 pub async fn create(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
     let said = read_json_object(body, caller.state.body_idle, MAX_BODY_LEN).await?;
@@ -281,7 +281,7 @@ pub async fn put_part(
     Path((id, n)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let (head, body) = request.into_parts();
     query::refuse(&head.uri)?;
     let (id, n) = (file_id(&id)?, part_number(&n)?);
@@ -298,7 +298,7 @@ pub async fn put_part(
 
 /// `POST /v1/uploads/{id}/complete`.
 pub async fn complete(caller: Caller, Path(id): Path<String>, uri: Uri, body: Body) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Write)?;
+    permit(&caller.principal, Action::Write, Resource::Tenant)?;
     query::refuse(&uri)?;
     let id = file_id(&id)?;
     refuse_members(body, caller.state.body_idle).await?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::AppState;
+use crate::clock;
 use crate::files::custom;
 use crate::store::registry::FileDoc;
 use crate::store::{Bson, DateTime};
@@ -102,10 +103,7 @@ pub struct LinksView {
 
 /// RFC 3339 in UTC with milliseconds.
 pub fn timestamp(at: DateTime) -> String {
-    const FORMAT: &[time::format_description::BorrowedFormatItem<'static>] =
-        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    let instant = time::OffsetDateTime::from(at.to_system_time());
-    instant.format(FORMAT).unwrap_or_default()
+    clock::rfc3339(at.to_system_time())
 }
 
 impl AppState {

@@ -1,11 +1,15 @@
 //! API keys as the database keeps them: a hash and what it allows. The secrets are never stored.
 
+use futures::TryStreamExt;
 use mongodb::bson::{Binary, DateTime, doc};
 use serde::{Deserialize, Serialize};
 
+use super::audit::AuditDoc;
+use super::commit::IdempotencyDoc;
 use super::limit::Within;
-use super::schema::API_KEYS;
+use super::schema::{API_KEYS, IDEMPOTENCY};
 use super::segments::binary;
+use super::transaction::{Transaction, stale_unless};
 use super::{Store, StoreResult};
 
 /// One API key.
@@ -28,13 +32,31 @@ pub struct ApiKeyDoc {
     /// From when on it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime>,
+    /// Since when it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<DateTime>,
 }
 
 impl Store {
-    /// Finds a key by the hash of what was presented.
+    /// Finds a key that is not revoked by the hash of what was presented.
     pub async fn find_api_key(&self, hash: [u8; 32]) -> StoreResult<Option<ApiKeyDoc>> {
         let keys = self.collection::<ApiKeyDoc>(API_KEYS);
-        Ok(keys.find_one(doc! { "hash": binary(hash) }).max_time(self.query_timeout).within(self.limit).await?)
+        let valid = doc! { "hash": binary(hash), "revokedAt": { "$exists": false } };
+        Ok(keys.find_one(valid).max_time(self.query_timeout).within(self.limit).await?)
+    }
+
+    /// Finds a key by its id, revoked or not.
+    pub async fn find_key(&self, id: &str) -> StoreResult<Option<ApiKeyDoc>> {
+        let keys = self.collection::<ApiKeyDoc>(API_KEYS);
+        Ok(keys.find_one(doc! { "_id": { "$eq": id } }).max_time(self.query_timeout).within(self.limit).await?)
+    }
+
+    /// Keys by id, after one of them.
+    pub async fn list_api_keys(&self, after: Option<&str>, limit: i64) -> StoreResult<Vec<ApiKeyDoc>> {
+        let keys = self.collection::<ApiKeyDoc>(API_KEYS);
+        let page = keys.find(doc! { "_id": { "$gt": after.unwrap_or_default() } }).sort(doc! { "_id": 1 }).limit(limit);
+        let found = page.max_time(self.query_timeout).within(self.limit).await?;
+        Ok(found.try_collect().within(self.limit).await?)
     }
 
     /// Inserts or replaces a key under its id.
@@ -42,5 +64,55 @@ impl Store {
         let keys = self.collection::<ApiKeyDoc>(API_KEYS);
         keys.replace_one(doc! { "_id": &key.id }, key).upsert(true).within(self.limit).await?;
         Ok(())
+    }
+
+    /// Inserts a key with its audit entry and the memory of the request.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`](super::StoreError::Duplicate) when the idempotency key was used before.
+    pub async fn insert_api_key(
+        &self,
+        key: &ApiKeyDoc,
+        audit: &AuditDoc,
+        idempotency: Option<&IdempotencyDoc>,
+    ) -> StoreResult<()> {
+        let mut transaction = Transaction::new(self).await?;
+        loop {
+            let (session, limit) = transaction.attempt().await?;
+            let steps = async {
+                if let Some(used) = idempotency {
+                    self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(used).session(&mut *session).await?;
+                }
+                self.collection::<ApiKeyDoc>(API_KEYS).insert_one(key).session(&mut *session).await?;
+                Ok(self.append_audit(&[audit], session).await?)
+            };
+            let outcome = steps.within(limit).await;
+            if transaction.conclude(outcome).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Revokes a key with its audit entry.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`](super::StoreError::Stale) when it is revoked already.
+    pub async fn revoke_api_key(&self, id: &str, at: DateTime, audit: &AuditDoc) -> StoreResult<()> {
+        let valid = doc! { "_id": { "$eq": id }, "revokedAt": { "$exists": false } };
+        let mut transaction = Transaction::new(self).await?;
+        loop {
+            let (session, limit) = transaction.attempt().await?;
+            let steps = async {
+                let revoke = doc! { "$set": { "revokedAt": at } };
+                let keys = self.documents(API_KEYS);
+                let revoked = keys.update_one(valid.clone(), revoke).session(&mut *session).await?;
+                stale_unless(revoked.matched_count == 1)?;
+                Ok(self.append_audit(&[audit], session).await?)
+            };
+            let outcome = steps.within(limit).await;
+            if transaction.conclude(outcome).await?.is_some() {
+                return Ok(());
+            }
+        }
     }
 }

@@ -267,6 +267,14 @@ impl Store {
         async { self.files.join(sought, find).await.unwrap_or_else(group::lost) }.within(self.limit).await
     }
 
+    /// Finds a file of any tenant that is for everybody, unless it is expired.
+    pub async fn find_public_file(&self, file: Id, now: DateTime) -> StoreResult<Option<FileDoc>> {
+        let mut filter = visible(doc! { "$exists": true }, now);
+        filter.extend(doc! { "file": { "$eq": file }, "access": { "$eq": "public" } });
+        let registry = self.collection::<FileDoc>(REGISTRY);
+        Ok(registry.find_one(filter).max_time(self.query_timeout).within(self.limit).await?)
+    }
+
     async fn find_group(&self, group: Vec<Sought>) -> Vec<StoreResult<Option<FileDoc>>> {
         let found = match self.find_documents(&group).await {
             Ok(found) => found,

@@ -24,6 +24,7 @@ pub async fn key(app: &TestApp, name: &str, tenant: &str, scopes: &[&str], expir
         name: name.to_owned(),
         created_at: DateTime::now(),
         expires_at,
+        revoked_at: None,
     };
     app.app.files.store.put_api_key(&doc).await.unwrap();
     token
@@ -36,13 +37,13 @@ pub struct Targets {
 }
 
 impl Targets {
-    async fn make(app: &TestApp, access: &str) -> Self {
+    pub async fn make(app: &TestApp, access: &str) -> Self {
         let file = app.put(&format!("name=a.txt&access={access}"), "text/plain", "secret").await;
-        Self { file, upload: begin(app, json!({ "name": "a.txt", "size": 1 })).await }
+        Self { file, upload: begin(app, json!({ "name": "a.txt", "size": 1, "access": access })).await }
     }
 
     /// Ids of nothing.
-    fn none() -> Self {
+    pub fn none() -> Self {
         let none = json!({ "id": "0123456789abcdef01234567" });
         Self { file: none.clone(), upload: none }
     }
@@ -79,6 +80,9 @@ pub fn request(app: &TestApp, operation: &Operation, targets: &Targets) -> reqwe
     match operation.method.as_str() {
         "PUT" if is_of_uploads(operation) => request.body("x"),
         "POST" if is_of_uploads(operation) => request.json(&json!({})),
+        "POST" if operation.path.starts_with("/v1/admin/keys") => {
+            request.json(&json!({ "tenant": "default", "scopes": ["admin"] }))
+        }
         "PATCH" => request.header("content-type", "application/json").body(r#"{"name":"stolen"}"#),
         "POST" => request.header("content-type", "text/plain").body("x"),
         _ => request,

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod abuse;
+mod access;
+mod api_keys;
 mod at_rest;
 mod audit;
 mod auth;

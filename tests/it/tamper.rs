@@ -461,6 +461,7 @@ async fn a_file_moved_to_another_tenant_or_id_is_readable_for_nobody() {
         name: "the other tenant's".to_owned(),
         created_at: DateTime::now(),
         expires_at: None,
+        revoked_at: None,
     };
     app.app.files.store.put_api_key(&stored).await.unwrap();
     for form in FORMS {

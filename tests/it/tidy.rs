@@ -35,7 +35,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
         "jobs",
         &["clock", "content", "error", "failpoint", "files", "format", "metrics", "pipeline", "store", "telemetry"],
     ),
-    ("files", &["clock", "content", "error", "format", "keyring", "pipeline", "random", "store"]),
+    ("files", &["clock", "content", "error", "format", "keyring", "pipeline", "random", "secret", "store"]),
     ("content", &["error", "format"]),
     ("keyring", &["error", "format", "random", "store"]),
     ("pipeline", &["error", "format"]),

@@ -2,7 +2,7 @@
 
 use super::{Files, MAX_PARTS, Result, parse};
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, Principal, Resource, permit};
 use crate::files::describe::later;
 use crate::files::protection::wished;
 use crate::files::publish::idempotency_id;
@@ -71,7 +71,7 @@ impl Files {
     /// # Cancel safety
     /// Dropping the future does not stop it.
     pub async fn create_upload(&self, principal: &Principal, request: UploadRequest) -> Result<Begun> {
-        permit(principal, Action::Write)?;
+        permit(principal, Action::Write, Resource::Tenant)?;
         let (files, principal) = (self.clone(), principal.clone());
         let running = tokio::spawn(async move { files.run_create(&principal, request).await });
         running.await.map_err(|error| Error::internal(BEGIN, error))?

@@ -6,7 +6,7 @@ use super::{Files, Result, is_stale, options, require_open};
 use crate::content::media_type::MediaType;
 use crate::content::sniff::{Sniffed, sniff};
 use crate::error::{Error, ErrorCode};
-use crate::files::access::Principal;
+use crate::files::access::{Action, Principal};
 use crate::files::describe::{Description, PlainFacts, later};
 use crate::files::options::PutOptions;
 use crate::files::protection::CustomerKeys;
@@ -71,7 +71,7 @@ impl Files {
             return Err(Error::invalid("id", "The upload is a piece of another: it becomes no file by itself."));
         }
         if upload.status == UploadStatus::Completed {
-            return Ok(Put { file: self.find(principal, upload.file).await?, is_new: false });
+            return Ok(Put { file: self.find(principal, Action::Write, upload.file).await?, is_new: false });
         }
         require_open(&upload)?;
         let key = self.upload_key(&upload, sent)?;

@@ -9,7 +9,7 @@ use super::piece::{number, sniff_as};
 use super::{Begun, Files, Result, UploadRequest, options, require_open};
 use crate::content::sniff::SNIFF_LEN;
 use crate::error::{Error, ErrorCode};
-use crate::files::access::{Action, Principal, permit};
+use crate::files::access::{Action, Principal, Resource, permit};
 use crate::files::options::PutOptions;
 use crate::files::protection::{choose, wished};
 use crate::files::put::check_route;
@@ -45,7 +45,7 @@ impl Files {
         said_as: String,
         mut request: UploadRequest,
     ) -> Result<Begun> {
-        permit(principal, Action::Write)?;
+        permit(principal, Action::Write, Resource::Tenant)?;
         let mut seen = std::collections::HashSet::new();
         if partials.is_empty() || partials.len() > MAX_PARTIALS || !partials.iter().all(|id| seen.insert(*id)) {
             return Err(refused(format!("Name 1 to {MAX_PARTIALS} different uploads.")));

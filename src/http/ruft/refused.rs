@@ -4,6 +4,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::{ACCEPT_PATCH, MOST, PARTIAL_UPLOAD, UPLOAD_LIMIT};
 use crate::error::{Error, ErrorCode};
+use crate::files::access::Refusal;
 use crate::http::append::{UPLOAD_OFFSET, insert};
 
 /// Where the problem types of the draft are registered.
@@ -21,6 +22,12 @@ impl From<Error> for Refused {
             _ => return Self(error),
         };
         Self(error.with("type", format!("{TYPES}{of_draft}")))
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Error::from(refusal).into()
     }
 }
 

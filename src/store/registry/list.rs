@@ -65,6 +65,8 @@ pub struct FileFilter {
     pub max_size: Option<i64>,
     pub created_after: Option<DateTime>,
     pub created_before: Option<DateTime>,
+    /// Without what is private to others.
+    pub visible_to: Option<String>,
 }
 
 impl FileFilter {
@@ -83,6 +85,10 @@ impl FileFilter {
             if let Some(value) = value {
                 filter.insert(key, doc! { "$eq": value });
             }
+        }
+        if let Some(actor) = &self.visible_to {
+            let of_all = doc! { "access": { "$in": ["internal", "public"] } };
+            filter.insert("$or", [of_all, doc! { "owner": { "$eq": actor } }]);
         }
         if !self.tags.is_empty() {
             filter.insert("tags", doc! { "$all": &self.tags });

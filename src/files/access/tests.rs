@@ -1,0 +1,115 @@
+//! Every action of every role on every file, against a table that says it in one letter each.
+
+use super::*;
+
+/// Who may: a, yes; s, the scope is lacking; h, it is hidden; u, nobody is known. One column a resource: the
+/// tenant, then files of the tenant, private to the asker, private to another, internal, public, then the same
+/// three accesses of another tenant.
+const TABLE: &str = "
+    read+write  read        a a h a a h h h
+    read+write  download    a a h a a h h h
+    read+write  write       a a h a a h h h
+    read+write  administer  s s s s s s s s
+    read+write  observe     s s s s s s s s
+    read        read        a a h a a h h h
+    read        download    a a h a a h h h
+    read        write       s s s s s s s s
+    read        administer  s s s s s s s s
+    read        observe     s s s s s s s s
+    write       read        s s s s s s s s
+    write       download    s s s s s s s s
+    write       write       a a h a a h h h
+    write       administer  s s s s s s s s
+    write       observe     s s s s s s s s
+    shares      read        s s s s s s s s
+    shares      download    s s s s s s s s
+    shares      write       s s s s s s s s
+    shares      administer  s s s s s s s s
+    shares      observe     s s s s s s s s
+    analytics   read        s s s s s s s s
+    analytics   download    s s s s s s s s
+    analytics   write       s s s s s s s s
+    analytics   administer  s s s s s s s s
+    analytics   observe     a a h a a h h h
+    admin       read        a a a a a h h h
+    admin       download    a a a a a h h h
+    admin       write       a a a a a h h h
+    admin       administer  a a a a a h h h
+    admin       observe     a a a a a h h h
+    none        read        s s s s s s s s
+    none        download    s s s s s s s s
+    none        write       s s s s s s s s
+    none        administer  s s s s s s s s
+    none        observe     s s s s s s s s
+    anonymous   read        u u u u u u u u
+    anonymous   download    a u u u a u u a
+    anonymous   write       u u u u u u u u
+    anonymous   administer  u u u u u u u u
+    anonymous   observe     u u u u u u u u
+";
+
+fn role(name: &str) -> Role {
+    match name {
+        "read+write" => Role::Member(vec![Scope::FilesRead, Scope::FilesWrite]),
+        "read" => Role::Member(vec![Scope::FilesRead]),
+        "write" => Role::Member(vec![Scope::FilesWrite]),
+        "shares" => Role::Member(vec![Scope::SharesWrite]),
+        "analytics" => Role::Member(vec![Scope::AnalyticsRead]),
+        "admin" => Role::Member(vec![Scope::Admin]),
+        "none" => Role::Member(Vec::new()),
+        "anonymous" => Role::Anonymous,
+        _ => panic!("no role {name}"),
+    }
+}
+
+fn action(name: &str) -> Action {
+    match name {
+        "read" => Action::Read,
+        "download" => Action::Download,
+        "write" => Action::Write,
+        "administer" => Action::Administer,
+        "observe" => Action::Observe,
+        _ => panic!("no action {name}"),
+    }
+}
+
+fn resources() -> [Resource<'static>; 8] {
+    let file = |tenant, owner, access| Resource::File { tenant, owner, access };
+    [
+        Resource::Tenant,
+        file("home", "me", Access::Private),
+        file("home", "you", Access::Private),
+        file("home", "you", Access::Internal),
+        file("home", "you", Access::Public),
+        file("away", "me", Access::Private),
+        file("away", "me", Access::Internal),
+        file("away", "me", Access::Public),
+    ]
+}
+
+#[test]
+fn every_decision_is_the_tables() {
+    let rows: Vec<_> = TABLE.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(rows.len(), 8 * 5, "every role with every action");
+    for row in rows {
+        let words: Vec<_> = row.split_whitespace().collect();
+        let (who, what, expected) = (words[0], words[1], &words[2..]);
+        let principal = Principal { actor: "me".to_owned(), tenant: "home".to_owned(), role: role(who) };
+        let decided = resources().map(|resource| match permit(&principal, action(what), resource) {
+            Ok(()) => "a",
+            Err(Refusal::Lacks(_)) => "s",
+            Err(Refusal::Hidden) => "h",
+            Err(Refusal::Unknown) => "u",
+        });
+        assert_eq!(decided, expected, "{who} {what}");
+    }
+}
+
+#[test]
+fn names_are_read_back_and_others_allow_nothing() {
+    assert!(Scope::ALL.iter().all(|scope| Scope::from_name(scope.name()) == Some(*scope)));
+    for other in ["", "ADMIN", "files:*", "files:read ", "shares"] {
+        assert_eq!(Scope::from_name(other), None);
+    }
+    assert_eq!(Access::from_name("PUBLIC"), None);
+}

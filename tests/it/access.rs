@@ -1,0 +1,148 @@
+//! Who sees a file: its owner, its tenant or anybody, and nobody else learns that it is there.
+
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+
+use crate::auth::{Targets, is_of_uploads, key, request};
+use crate::support::app::{TestApp, content_path};
+use crate::support::openapi::operations;
+use crate::support::requests::{Reply, send};
+use crate::support::uploads::{self, begin, put_part};
+
+const EVERYTHING: [&str; 2] = ["files:read", "files:write"];
+
+fn file_path(file: &Value) -> String {
+    format!("/v1/files/{}", file["id"].as_str().unwrap())
+}
+
+async fn set_access(app: &TestApp, file: &Value, access: &str) {
+    send(app.request("PATCH", &file_path(file)).json(&json!({ "access": access }))).await.expect(200);
+}
+
+/// An answer without what differs from one to the next.
+fn told(reply: &Reply) -> (u16, Vec<(String, String)>, Value) {
+    let mut headers: Vec<_> = reply.headers.iter().map(|(k, v)| (k.to_string(), format!("{v:?}"))).collect();
+    headers.retain(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
+    headers.sort();
+    let mut body = if reply.body.is_empty() { Value::Null } else { reply.json() };
+    if let Some(members) = body.as_object_mut() {
+        members.remove("requestId");
+    }
+    (reply.status, headers, body)
+}
+
+#[tokio::test]
+async fn what_is_private_is_told_from_none_by_nothing_to_others_of_the_tenant() {
+    let app = TestApp::start().await;
+    let (targets, none) = (Targets::make(&app, "private").await, Targets::none());
+    let colleague = key(&app, "colleague", "default", &EVERYTHING, None).await;
+    let of_one = operations().into_iter().filter(|operation| {
+        operation.path.contains("{id}") && !operation.path.starts_with("/v1/admin") && operation.method != "OPTIONS"
+    });
+    let mut walked = 0;
+    for operation in of_one {
+        let mut answers = Vec::new();
+        for target in [&targets, &none] {
+            answers.push(told(&send(request(&app, &operation, target).bearer_auth(&colleague)).await));
+        }
+        assert_eq!(answers[0].0, 404, "{operation:?}");
+        assert_eq!(answers[0], answers[1], "{operation:?}");
+        walked += 1;
+        if !is_of_uploads(&operation) {
+            assert_eq!(app.content(&targets.file).await, b"secret");
+        }
+    }
+    assert!(walked >= 12, "{walked} operations");
+    for (path, count) in
+        [("/v1/files", "total"), ("/v1/files?owner=admin", "total"), ("/v1/files?access=private", "total")]
+    {
+        let list = send(app.anonymous("GET", path).bearer_auth(&colleague)).await.expect(200);
+        assert_eq!((&list[count], list["items"].as_array().unwrap().len()), (&json!(0), 0), "{path}");
+    }
+    let own = app.anonymous("POST", "/v1/files?name=own").bearer_auth(&colleague).body("own");
+    let own = send(own).await.expect(201);
+    let list = send(app.anonymous("GET", "/v1/files").bearer_auth(&colleague)).await.expect(200);
+    assert_eq!((&list["total"], &list["items"][0]["id"]), (&json!(1), &own["id"]));
+    assert_eq!(app.content(&own).await, b"own", "an administrator of the tenant sees it");
+    assert_eq!(send(app.get("/v1/files")).await.expect(200)["total"], 2);
+}
+
+#[tokio::test]
+async fn what_is_internal_is_everybodys_of_the_tenant() {
+    let app = TestApp::start().await;
+    let file = app.put("name=a&access=internal", "text/plain", "shared").await;
+    let colleague = key(&app, "colleague", "default", &EVERYTHING, None).await;
+    let stranger = key(&app, "stranger", "other", &["admin"], None).await;
+    let content = || app.anonymous("GET", &content_path(&file));
+    assert_eq!(send(content().bearer_auth(&colleague)).await.body, b"shared");
+    send(content().bearer_auth(&stranger)).await.refused(404, "file_not_found");
+    send(content()).await.refused(401, "unauthenticated");
+    let edit = app.anonymous("PATCH", &file_path(&file)).bearer_auth(&colleague).json(&json!({ "name": "b" }));
+    assert_eq!(send(edit).await.expect(200)["name"], "b");
+    set_access(&app, &file, "private").await;
+    send(content().bearer_auth(&colleague)).await.refused(404, "file_not_found");
+    let upload = begin(&app, json!({ "name": "c", "size": 1, "access": "internal" })).await;
+    let part = app.anonymous("PUT", &format!("{}/parts/0", uploads::path(&upload))).bearer_auth(&colleague).body("c");
+    send(part).await.expect(200);
+    assert_eq!(send(app.anonymous("DELETE", &uploads::path(&upload)).bearer_auth(&colleague)).await.status, 204);
+}
+
+#[tokio::test]
+async fn content_that_is_public_needs_no_credential_and_nothing_else_is_open() {
+    let app = TestApp::start().await;
+    let file = app.put("name=a.txt&access=public", "text/plain", "for everybody").await;
+    let hidden = app.put("name=b.txt", "text/plain", "not for everybody").await;
+    let anybody = |method: &str| app.anonymous(method, &content_path(&file));
+    let whole = send(anybody("GET")).await;
+    assert_eq!((whole.status, &*whole.body), (200, &b"for everybody"[..]));
+    assert_eq!(whole.header("cache-control"), "public, no-cache");
+    assert_eq!(send(anybody("HEAD")).await.header("content-length"), "13");
+    assert_eq!(send(anybody("GET").header("range", "bytes=4-12")).await.body, b"everybody");
+    assert_eq!(send(anybody("GET").header("if-none-match", whole.header("etag"))).await.status, 304);
+    send(anybody("GET").bearer_auth("gg_wrong_key")).await.refused(401, "unauthenticated");
+
+    let nobody = |path: &str, method: &str| -> RequestBuilder { app.anonymous(method, path) };
+    for (path, method) in [
+        (file_path(&file), "GET"),
+        (file_path(&file), "DELETE"),
+        (content_path(&file), "PUT"),
+        ("/v1/files?access=public".to_owned(), "GET"),
+    ] {
+        let status = send(nobody(&path, method)).await.status;
+        assert!(status == 401 || (method == "PUT" && status == 405), "{method} {path}: {status}");
+    }
+    let absent = send(nobody("/v1/files/0123456789abcdef01234567/content", "GET")).await;
+    let private = send(nobody(&content_path(&hidden), "GET")).await;
+    private.refused(401, "unauthenticated");
+    assert_eq!(told(&private), told(&absent));
+
+    set_access(&app, &file, "internal").await;
+    send(anybody("GET")).await.refused(401, "unauthenticated");
+    set_access(&app, &file, "public").await;
+    assert_eq!(send(anybody("GET")).await.status, 200);
+    assert_eq!(send(app.request("DELETE", &file_path(&file))).await.status, 204);
+    send(anybody("GET")).await.refused(401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn what_expired_is_open_to_nobody() {
+    let app = TestApp::start().await;
+    let file = app.put("name=a&access=public&retentionDays=1", "text/plain", "short").await;
+    assert_eq!(send(app.anonymous("GET", &content_path(&file))).await.status, 200);
+    app.clock.advance(std::time::Duration::from_secs(86_401));
+    send(app.anonymous("GET", &content_path(&file))).await.refused(401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn a_file_that_an_upload_became_is_seen_as_the_file_says() {
+    let app = TestApp::start().await;
+    let colleague = key(&app, "colleague", "default", &EVERYTHING, None).await;
+    let upload = begin(&app, json!({ "name": "a", "size": 3 })).await;
+    put_part(&app, &upload, 0, b"abc").await;
+    let get = || app.anonymous("GET", &uploads::path(&upload).replace("/v1/uploads/", "/tus/")).bearer_auth(&colleague);
+    send(get()).await.refused(404, "upload_not_found");
+    let file = uploads::complete(&app, &upload).await.expect(201);
+    send(get()).await.refused(404, "file_not_found");
+    set_access(&app, &file, "internal").await;
+    assert_eq!(send(get()).await.body, b"abc");
+}
