@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use std::ops::{Add, Range};
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::open::{OpenedFile, number};
@@ -19,6 +20,8 @@ use crate::store::segments::SegmentDoc;
 /// Segments of one read whose indexes are opened before the first is read. More are opened one by one as they are
 /// come to, and what they cost is not told: an upload in thousands of parts should not delay its first byte.
 const OPENED_AHEAD: usize = 64;
+/// Bytes of segments that are read at once, and again ahead of their reader, as the windows of a long one are.
+const RUN_LEN: u64 = 2 << 20;
 
 /// What a read takes from the database.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +156,8 @@ impl ReadPlan {
     /// `damaged`, `key_unavailable`, `unavailable`; later ones end the stream.
     pub async fn read(self) -> Result<ByteStream> {
         let Self { file, parts } = self;
-        let streams = stream::iter(parts).map(move |part| file.stream(part));
-        let mut whole = streams.try_flatten().boxed();
+        let runs = stream::iter(runs(parts)).map(move |run| file.clone().begin(run)).buffered(2);
+        let mut whole = runs.map_ok(|streams| stream::iter(streams).flatten()).try_flatten().boxed();
         match whole.next().await {
             Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
             None => Ok(whole),
@@ -162,7 +165,46 @@ impl ReadPlan {
     }
 }
 
+/// Neighbouring parts that are short enough, as they are read at once.
+fn runs(parts: Vec<Part>) -> Vec<Vec<Part>> {
+    let mut runs: Vec<(u64, Vec<Part>)> = Vec::new();
+    for part in parts {
+        let len = part.len();
+        match runs.last_mut() {
+            Some((run_len, run)) if *run_len + len <= RUN_LEN => {
+                *run_len += len;
+                run.push(part);
+            }
+            _ => runs.push((len, vec![part])),
+        }
+    }
+    runs.into_iter().map(|(_, run)| run).collect()
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match &self.wanted {
+            Wanted::Plain(plain) => plain.end - plain.start,
+            Wanted::Encoded => self.segment.len.unsigned_abs(),
+        }
+    }
+}
+
 impl OpenedFile {
+    /// The streams of a run, all of them begun, unless it is one long part that reads ahead by itself.
+    async fn begin(self, run: Vec<Part>) -> Result<Vec<ByteStream>> {
+        let begun = run.into_iter().map(async |part| {
+            let is_long = part.len() > RUN_LEN;
+            let mut stream = self.stream(part)?;
+            if is_long {
+                return Ok(stream);
+            }
+            let first = stream.next().await;
+            Ok(stream::iter(first).chain(stream).boxed())
+        });
+        try_join_all(begun).await
+    }
+
     fn stream(&self, Part { segment, wanted, decoder }: Part) -> Result<ByteStream> {
         let decoder = match decoder {
             Some(decoder) => decoder,

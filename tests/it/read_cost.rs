@@ -1,13 +1,17 @@
 //! What a read takes from the database: what the answer says is what the server counted, and a range takes no more
 //! chunks than it has to.
 
+use std::time::{Duration, Instant};
+
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
-use crate::support::app::{TestApp, content_path};
+use crate::support::app::{TestApp, content_path, noise};
 use crate::support::model::{Dice, WAYS, prose};
+use crate::support::own_mongod::OwnMongod;
 use crate::support::profiler;
+use crate::support::uploads::{PART, begin_sized, complete, put_part};
 
 const MIB: usize = 1 << 20;
 /// Of the chunks of a large file.
@@ -96,4 +100,28 @@ async fn whole_coded_and_several_parts_say_what_they_take() {
         };
     }
     assert_eq!(cost(&app, &file, &[("range", "bytes=0-9,-10")]).await, sum);
+}
+
+/// An upload in the smallest parts is not read one round trip a part.
+#[tokio::test]
+async fn short_segments_are_read_at_once() {
+    const PARTS: usize = 16;
+    const ROUND_TRIP: Duration = Duration::from_millis(200);
+    let own = OwnMongod::fallible().await;
+    let app = TestApp::start_at(&own.uri(), "short".to_owned(), |_| {}).await;
+    let bytes = noise(PARTS * PART, 1);
+    let upload = begin_sized(&app, bytes.len()).await;
+    for n in 0..PARTS {
+        put_part(&app, &upload, n, &bytes[n * PART..(n + 1) * PART]).await;
+    }
+    let file = complete(&app, &upload).await.expect(201);
+    let slow = doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 200 };
+    own.fail(1_000_000, slow).await;
+    let begun = Instant::now();
+    assert!(app.content(&file).await == bytes);
+    let took = begun.elapsed();
+    own.heal().await;
+    let trips = took.as_secs_f64() / ROUND_TRIP.as_secs_f64();
+    // A key, a file, its segments, and two runs of eight.
+    assert!((3.0..PARTS as f64 * 0.75).contains(&trips), "{trips} round trips");
 }
