@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::files::tokens::TokenKeys;
 use crate::files::{Files, Keys};
 use crate::http::client::parse_network;
+use crate::http::limits::Limits;
 use crate::http::{AppState, router, serve};
 use crate::jobs::{self, rekey};
 use crate::keyring::{KeyRing, Roots};
@@ -222,6 +223,7 @@ pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
         body_idle: Duration::from_secs(settings.server.body_idle_secs),
         cors_origins: settings.server.cors_origins.clone().into(),
         trusted_proxies: settings.server.trusted_proxies.iter().filter_map(|text| parse_network(text).ok()).collect(),
+        limits: Arc::new(Limits::new(&settings.limits)),
         allows_insecure_keys: settings.server.allow_insecure_customer_keys,
     }
 }

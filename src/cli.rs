@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::allocator;
 use crate::app::{self, App, StartError};
 use crate::config::Settings;
-use crate::files::authenticate::DEFAULT_TENANT;
+use crate::files::access::DEFAULT_TENANT;
 use crate::jobs::progress::Progress;
 use crate::jobs::{fsck, rekey, scrub, sweep};
 use crate::telemetry;

@@ -13,6 +13,7 @@ use crate::files::StorageSettings;
 use crate::files::authenticate::MIN_ADMIN_KEY_LEN;
 use crate::files::tokens::JwtSettings;
 use crate::http::ServerSettings;
+use crate::http::limits::LimitSettings;
 use crate::mongod::MongodSettings;
 use crate::secret::Secret;
 use crate::store::DatabaseSettings;
@@ -52,6 +53,7 @@ pub struct Settings {
     pub mongod: MongodSettings,
     pub keys: KeySettings,
     pub auth: AuthSettings,
+    pub limits: LimitSettings,
     pub storage: StorageSettings,
     pub log: LogSettings,
     pub buckets: BTreeMap<String, BucketSettings>,
@@ -179,6 +181,7 @@ impl Settings {
         self.storage.check()?;
         self.log.check()?;
         self.auth.jwt.check()?;
+        self.limits.check()?;
         Routing::new(self.buckets.clone())?;
         match self.auth.admin_key.reveal() {
             Some(key) if key.len() < MIN_ADMIN_KEY_LEN => {

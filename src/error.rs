@@ -48,6 +48,7 @@ pub enum ErrorCode {
     IdempotencyConflict,
     Invalid,
     TooManyUploads,
+    TooManyRequests,
     UploadChecksumMismatch,
     ClientHangup,
     Internal,
@@ -74,7 +75,7 @@ pub struct ErrorRow {
 
 impl ErrorCode {
     /// Every code, in the table's order.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::BadRequest,
         Self::BadHeader,
         Self::InvalidId,
@@ -107,6 +108,7 @@ impl ErrorCode {
         Self::IdempotencyConflict,
         Self::Invalid,
         Self::TooManyUploads,
+        Self::TooManyRequests,
         Self::UploadChecksumMismatch,
         Self::ClientHangup,
         Self::Internal,
@@ -156,6 +158,7 @@ impl ErrorCode {
             Self::IdempotencyConflict  => row("idempotency_conflict",   422, false, true,  "The idempotency key was used with other content"),
             Self::Invalid              => row("invalid",                422, false, true,  "A value is not allowed"),
             Self::TooManyUploads       => row("too_many_uploads",       429, true,  true,  "Too many uploads are open"),
+            Self::TooManyRequests      => row("too_many_requests",      429, true,  true,  "Too many requests"),
             Self::UploadChecksumMismatch => row("upload_checksum_mismatch", 460, false, true, "The bytes do not match their checksum"),
             Self::ClientHangup         => row("client_hangup",          499, true,  true,  "The client went away"),
             Self::Internal             => row("internal",               500, false, false, "Something went wrong here"),

@@ -35,7 +35,7 @@ use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::content::Routing;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::keyring::{KeyRing, Roots};
 use crate::store::registry::FileDoc;
 use crate::store::{DateTime, Id, Store};
@@ -163,6 +163,20 @@ impl Files {
     /// # Errors
     /// `forbidden`, `unauthenticated`; `file_not_found` for an absent, expired, foreign or hidden file alike.
     async fn find(&self, principal: &Principal, action: Action, file: Id) -> Result<FileDoc> {
+        match self.find_as(principal, action, file).await {
+            // What anybody may read is not kept from who is known.
+            Err(refused)
+                if action == Action::Download
+                    && principal.role != Role::Anonymous
+                    && matches!(refused.code, ErrorCode::Forbidden | ErrorCode::FileNotFound) =>
+            {
+                self.find_as(&Principal::anonymous(), action, file).await.map_err(|_| refused)
+            }
+            found => found,
+        }
+    }
+
+    async fn find_as(&self, principal: &Principal, action: Action, file: Id) -> Result<FileDoc> {
         permit(principal, action, Resource::Tenant)?;
         let found = match principal.role {
             Role::Member(_) => self.store.find_file(&principal.tenant, file, self.now()).await,

@@ -21,6 +21,7 @@ pub mod files;
 pub mod form;
 pub mod guard;
 pub mod health;
+pub mod limits;
 pub mod metrics;
 pub mod negotiate;
 pub mod problem;
@@ -46,6 +47,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::error::{Error, ErrorCode};
 use crate::files::Files;
+use limits::Limits;
 
 /// How the server listens and how long it waits.
 #[derive(Debug, Clone, Deserialize)]
@@ -124,6 +126,8 @@ pub struct AppState {
     pub cors_origins: Arc<[String]>,
     /// Proxies that are believed.
     pub trusted_proxies: Arc<[IpNet]>,
+    /// How often somebody may ask.
+    pub limits: Arc<Limits>,
     /// Whether clients' keys are taken over a network without TLS.
     pub allows_insecure_keys: bool,
 }
@@ -165,6 +169,7 @@ pub fn router(state: AppState) -> Router {
         })
         .layer(from_fn(guard::refuse_ambiguous_framing))
         .layer(from_fn_with_state(state.clone(), denied::record))
+        .layer(from_fn_with_state(state.clone(), limits::admit))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn_with_state(state.clone(), problem::render))
         .layer(from_fn_with_state(state.clone(), cors::answer))

@@ -6,9 +6,8 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use crate::app::{App, StartError};
-use crate::files::access::{Principal, Role, Scope, is_tenant_name};
+use crate::files::access::{DEFAULT_TENANT, Principal, Role, Scope, is_tenant_name};
 use crate::files::api_keys::{ApiKeyRequest, ApiKeyView, MAX_LIFE};
-use crate::files::authenticate::DEFAULT_TENANT;
 
 /// Keys of one look.
 const PAGE: i64 = 200;
@@ -40,7 +39,9 @@ pub(super) enum KeysCommand {
 }
 
 fn tenant(text: &str) -> Result<String, &'static str> {
-    is_tenant_name(text).then(|| text.to_owned()).ok_or("a tenant is a text of 1 to 128 bytes")
+    is_tenant_name(text)
+        .then(|| text.to_owned())
+        .ok_or("a tenant is a text of 1 to 128 bytes without control characters")
 }
 
 fn scope(text: &str) -> Result<Scope, &'static str> {

@@ -67,6 +67,8 @@ impl Access {
 }
 
 const MAX_TENANT_LEN: usize = 128;
+/// The first tenant, whose administrators run the deployment.
+pub const DEFAULT_TENANT: &str = "default";
 
 /// Whether a tenant may be called so: 1 to 128 bytes without control characters.
 pub fn is_tenant_name(text: &str) -> bool {
@@ -134,6 +136,8 @@ impl Action {
 /// What it is asked of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource<'a> {
+    /// What is of all tenants: their keys and quotas.
+    Deployment,
     /// What the principal's tenant has, before anything is looked up.
     Tenant,
     /// A file that was found, or an upload that becomes one.
@@ -154,6 +158,8 @@ pub enum Refusal {
     Unknown,
     /// The credential lacks this scope.
     Lacks(Scope),
+    /// They are of another tenant than operators.
+    NoOperator,
     /// They are not to know that it exists.
     Hidden,
 }
@@ -167,6 +173,10 @@ impl Refusal {
             }
             Self::Lacks(scope) => {
                 Error::new(ErrorCode::Forbidden, format!("The credential lacks the scope {}.", scope.name()))
+            }
+            Self::NoOperator => {
+                let detail = format!("That is for administrators of the tenant {DEFAULT_TENANT:?}.");
+                Error::new(ErrorCode::Forbidden, detail)
             }
             Self::Hidden => not_found,
         }
@@ -185,18 +195,20 @@ impl From<Refusal> for Error {
 /// [`Refusal`]: who lacks a scope is told so whatever is asked about; who may not see a file is told no more
 /// than if it were not there.
 pub fn permit(principal: &Principal, action: Action, resource: Resource<'_>) -> Result<(), Refusal> {
+    if let (Action::Download, Resource::File { access: Access::Public, .. }) = (action, resource) {
+        return Ok(());
+    }
     let Role::Member(scopes) = &principal.role else {
-        return match (action, resource) {
-            (Action::Download, Resource::Tenant | Resource::File { access: Access::Public, .. }) => Ok(()),
-            _ => Err(Refusal::Unknown),
-        };
+        let may_be_public = (action, resource) == (Action::Download, Resource::Tenant);
+        return if may_be_public { Ok(()) } else { Err(Refusal::Unknown) };
     };
     let is_admin = principal.is_admin();
     if !is_admin && !scopes.contains(&action.scope()) {
         return Err(Refusal::Lacks(action.scope()));
     }
     match resource {
-        Resource::Tenant => Ok(()),
+        Resource::Deployment if principal.tenant != DEFAULT_TENANT => Err(Refusal::NoOperator),
+        Resource::Deployment | Resource::Tenant => Ok(()),
         Resource::File { tenant, .. } if tenant != principal.tenant => Err(Refusal::Hidden),
         Resource::File { owner, access: Access::Private, .. } if !is_admin && owner != principal.actor => {
             Err(Refusal::Hidden)

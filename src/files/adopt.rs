@@ -4,7 +4,7 @@
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use super::access::{Principal, Role, Scope};
+use super::access::{Access, Principal, Role, Scope};
 use super::describe::{Description, PlainFacts, Stored};
 use super::options::PutOptions;
 use super::{Files, Result};
@@ -20,6 +20,8 @@ use crate::store::gridfs::write::WrittenChunks;
 use crate::store::segments::{Pending, SegmentDoc};
 use crate::store::{Document, new_id};
 
+/// Who adopts, for the audit, and whose the files are.
+const ADOPT: &str = "adopt";
 /// Frames of adopted files hold at least this much, so that tiny chunks make no huge index.
 const MIN_FRAME_LEN: u32 = 256 << 10;
 /// Larger chunks than any driver can write are not believed.
@@ -54,7 +56,7 @@ impl Files {
         }
         self.store.ensure_bucket(bucket).await.map_err(|e| e.doing("verify the bucket's indexes"))?;
         let principal =
-            Principal { actor: "adopt".to_owned(), tenant: tenant.to_owned(), role: Role::Member(vec![Scope::Admin]) };
+            Principal { actor: ADOPT.to_owned(), tenant: tenant.to_owned(), role: Role::Member(vec![Scope::Admin]) };
         let mut report = AdoptReport::default();
         let mut scan = self.store.scan_foreign(bucket).await.map_err(|e| e.doing("read the bucket"))?;
         while let Some(document) = scan.next().await.map_err(|e| e.doing("read the bucket"))? {
@@ -113,8 +115,10 @@ impl Files {
         Ok(Description {
             sniffed: sniff(&head, declared.as_deref(), &name),
             name,
-            options: PutOptions::default(),
+            // Nobody made it here: it is the tenant's.
+            options: PutOptions { access: Access::Internal, ..PutOptions::default() },
             bucket_days: 0,
+            owner: ADOPT.to_owned(),
             file: new_id(),
             created_at: created_at.min(self.now()),
             action: "file.adopt",

@@ -28,7 +28,8 @@ pub const FIRST_KEY: &str = "admin";
 pub const MAX_LIFE: Duration = Duration::from_secs(3650 * 86_400);
 
 const CREATE: &str = "key.create";
-/// Keeps texts of keys apart from all else that the root makes: no tenant's name has its last byte.
+/// Keeps the texts of keys apart from what else the root makes: look-up values, in which 32 bytes follow the first zero
+/// byte and not 76, and fingerprints, which begin otherwise.
 const API_KEY: &[u8] = b"gridgate/api-key/v1\0";
 
 /// A request for a key.
@@ -102,7 +103,7 @@ impl Files {
     /// # Errors
     /// `forbidden`, `idempotency_conflict`, `unavailable`.
     pub async fn create_api_key(&self, principal: &Principal, request: ApiKeyRequest) -> Result<MadeKey> {
-        permit(principal, Action::Administer, Resource::Tenant)?;
+        permit(principal, Action::Administer, Resource::Deployment)?;
         let (files, principal) = (self.clone(), principal.clone());
         let making = tokio::spawn(async move { files.run_create_key(&principal, request).await });
         making.await.map_err(|error| Error::internal("make the API key", error))?
@@ -170,7 +171,10 @@ impl Files {
             return Err(Error::new(ErrorCode::IdempotencyConflict, detail));
         }
         let key = self.store.find_key(&first.file.to_hex()).await.map_err(|e| e.doing(REPEAT))?;
-        Ok(MadeKey { key: key.ok_or_else(not_found)?, token: self.token(first.file, Some(&first)) })
+        let is_valid = |key: &ApiKeyDoc| key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > self.now());
+        let over = || Error::new(ErrorCode::IdempotencyConflict, "The key that this request made has ended.");
+        let key = key.filter(is_valid).ok_or_else(over)?;
+        Ok(MadeKey { key, token: self.token(first.file, Some(&first)) })
     }
 
     /// Keys by id, after one of them, revoked ones too.
@@ -183,7 +187,7 @@ impl Files {
         after: Option<&str>,
         limit: i64,
     ) -> Result<Vec<ApiKeyDoc>> {
-        permit(principal, Action::Administer, Resource::Tenant)?;
+        permit(principal, Action::Administer, Resource::Deployment)?;
         self.store.list_api_keys(after, limit).await.map_err(|e| e.doing("list the API keys"))
     }
 
@@ -192,7 +196,7 @@ impl Files {
     /// # Errors
     /// `forbidden`, `api_key_not_found` for one that is revoked already, too; `invalid` for the key of the settings.
     pub async fn revoke_api_key(&self, principal: &Principal, id: &str, request_id: Option<String>) -> Result<()> {
-        permit(principal, Action::Administer, Resource::Tenant)?;
+        permit(principal, Action::Administer, Resource::Deployment)?;
         if id == FIRST_KEY {
             return Err(Error::invalid("id", "This key is the one of the settings: change GRIDGATE_ADMIN_KEY."));
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::access::{Principal, Role, Scope};
+use super::access::{DEFAULT_TENANT, Principal, Role, Scope};
 use super::api_keys::FIRST_KEY;
 use super::{Files, Result};
 use crate::error::{Error, ErrorCode};
@@ -19,10 +19,8 @@ const CACHE_ENTRIES: usize = 4096;
 const MAX_TOKEN_LEN: usize = 512;
 /// Bytes an administrator's own key must have.
 pub const MIN_ADMIN_KEY_LEN: usize = 16;
-/// The first tenant.
-pub const DEFAULT_TENANT: &str = "default";
 
-/// Keys seen in the last moment.
+/// Keys seen in the last moment, and until when they are believed.
 #[derive(Default)]
 pub struct KeyCache(Mutex<HashMap<[u8; 32], (Instant, Principal)>>);
 
@@ -43,17 +41,20 @@ impl Files {
         if let Some(principal) = self.key_cache.get(&hash) {
             return Ok(principal);
         }
+        let asked = Instant::now();
         let found = self.store.find_api_key(hash).await.map_err(|e| e.doing("check the API key"))?;
         let key = found.ok_or_else(refused)?;
-        if key.expires_at.is_some_and(|at| at <= self.now()) {
+        let left = key.expires_at.map(|at| at.timestamp_millis() - self.now().timestamp_millis());
+        if left.is_some_and(|left| left <= 0) {
             return Err(Error::new(ErrorCode::Unauthenticated, "The API key has expired."));
         }
+        let left = left.map_or(CACHE_TIME, |left| Duration::from_millis(left.unsigned_abs()));
         let principal = Principal {
             actor: key.id,
             tenant: key.tenant,
             role: Role::Member(key.scopes.iter().filter_map(|name| Scope::from_name(name)).collect()),
         };
-        self.key_cache.put(hash, principal.clone());
+        self.key_cache.put(hash, asked + CACHE_TIME.min(left), principal.clone());
         Ok(principal)
     }
 
@@ -79,14 +80,14 @@ impl Files {
 impl KeyCache {
     fn get(&self, hash: &[u8; 32]) -> Option<Principal> {
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.get(hash).filter(|(seen, _)| seen.elapsed() < CACHE_TIME).map(|(_, principal)| principal.clone())
+        cache.get(hash).filter(|(until, _)| Instant::now() < *until).map(|(_, principal)| principal.clone())
     }
 
-    fn put(&self, hash: [u8; 32], principal: Principal) {
+    fn put(&self, hash: [u8; 32], until: Instant, principal: Principal) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHE_ENTRIES {
             cache.clear();
         }
-        cache.insert(hash, (Instant::now(), principal));
+        cache.insert(hash, (until, principal));
     }
 }

@@ -33,15 +33,15 @@ pub struct Denial {
 pub struct Denials(Mutex<HashMap<String, (Instant, u32)>>);
 
 impl Denials {
-    fn admits(&self, actor: &str) -> bool {
+    fn admits(&self, credential: &str) -> bool {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if watched.len() >= CREDENTIALS {
             watched.retain(|_, (since, _)| since.elapsed() < WINDOW);
         }
-        if watched.len() >= CREDENTIALS && !watched.contains_key(actor) {
+        if watched.len() >= CREDENTIALS && !watched.contains_key(credential) {
             return false;
         }
-        let (since, count) = watched.entry(actor.to_owned()).or_insert((Instant::now(), 0));
+        let (since, count) = watched.entry(credential.to_owned()).or_insert((Instant::now(), 0));
         if since.elapsed() >= WINDOW {
             (*since, *count) = (Instant::now(), 0);
         }
@@ -56,7 +56,7 @@ impl Files {
     /// # Errors
     /// What the database ran into, and `insufficient_storage`; the access stays denied.
     pub async fn record_denial(&self, principal: &Principal, denial: Denial) -> Result<bool> {
-        if !self.denials.admits(&principal.actor) {
+        if !self.denials.admits(&format!("{}\0{}", principal.tenant, principal.actor)) {
             return Ok(false);
         }
         self.require_space(0)?;

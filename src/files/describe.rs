@@ -68,6 +68,8 @@ pub(super) struct Description {
     pub bucket_days: i64,
     /// What they are taken for.
     pub sniffed: Sniffed,
+    /// Who it belongs to.
+    pub owner: String,
     /// The id it gets.
     pub file: Id,
     /// Since when the file is there.
@@ -140,7 +142,7 @@ impl Files {
             version: 1,
             latest: true,
             tenant: principal.tenant.clone(),
-            owner: principal.actor.clone(),
+            owner: said.owner.clone(),
             blob: first.blob,
             content: self.content_doc(&principal.tenant, first, segments, plain, &file_id.bytes())?,
             name: said.name.clone(),

@@ -20,10 +20,9 @@ impl Files {
     ///
     /// # Errors
     /// `forbidden`, `unavailable`, `timeout`.
-    pub async fn list(&self, principal: &Principal, query: PageQuery) -> Result<Page> {
+    pub async fn list(&self, principal: &Principal, mut query: PageQuery) -> Result<Page> {
         permit(principal, Action::Read, Resource::Tenant)?;
         let now = self.now();
-        let mut query = query;
         query.filter.visible_to = (!principal.is_admin()).then(|| principal.actor.clone());
         let one_more = PageQuery { limit: query.limit + 1, ..query.clone() };
         let (found, total) = tokio::try_join!(

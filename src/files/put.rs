@@ -125,6 +125,7 @@ impl Files {
                 options: request.options,
                 bucket_days,
                 sniffed,
+                owner: principal.actor.clone(),
                 file: new_id(),
                 created_at: self.now(),
                 action: PUT,
@@ -140,11 +141,9 @@ impl Files {
         }
         .await;
         // Where the outcome is unknown nothing is taken back: leases run out by themselves.
-        let (made_none, is_unnamed) = match &outcome {
-            Ok(put) => (!put.is_new, put.file.blob != pending.blob.id),
-            Err(error) => (error.code.row().has_no_side_effects, error.code.row().has_no_side_effects),
-        };
-        if made_none {
+        let is_untouched = |error: &Error| error.code.row().has_no_side_effects;
+        let is_unnamed = outcome.as_ref().map_or_else(is_untouched, |put| put.file.blob != pending.blob.id);
+        if outcome.as_ref().map_or_else(is_untouched, |put| !put.is_new) {
             self.give_room_back(room).await;
         }
         if is_unnamed {

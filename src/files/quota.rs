@@ -65,7 +65,7 @@ impl Files {
     /// # Errors
     /// `forbidden`, `unavailable`, `timeout`.
     pub async fn usage(&self, principal: &Principal, tenant: &str) -> Result<UsageDoc> {
-        permit(principal, Action::Administer, Resource::Tenant)?;
+        permit(principal, Action::Administer, Resource::Deployment)?;
         let fail = |error: StoreError| error.doing("look the quota up");
         self.store.fold_usage(tenant).await.map_err(fail)?;
         let found = self.store.find_usage(tenant).await.map_err(fail)?;
@@ -83,7 +83,7 @@ impl Files {
         limits: Limits,
         request_id: Option<String>,
     ) -> Result<UsageDoc> {
-        permit(principal, Action::Administer, Resource::Tenant)?;
+        permit(principal, Action::Administer, Resource::Deployment)?;
         let audit = AuditDoc {
             id: new_id(),
             at: self.now(),

@@ -6,7 +6,6 @@ use std::collections::hash_map::Entry;
 use std::ops::{Add, Range};
 use std::sync::Arc;
 
-use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::open::{OpenedFile, number};
@@ -22,6 +21,8 @@ use crate::store::segments::SegmentDoc;
 const OPENED_AHEAD: usize = 64;
 /// Bytes of segments that are read at once, and again ahead of their reader, as the windows of a long one are.
 const RUN_LEN: u64 = 2 << 20;
+/// Segments of them that are read at the same time.
+const READS_AT_ONCE: usize = 4;
 
 /// What a read takes from the database.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +158,7 @@ impl ReadPlan {
     pub async fn read(self) -> Result<ByteStream> {
         let Self { file, parts } = self;
         let runs = stream::iter(runs(parts)).map(move |run| file.clone().begin(run)).buffered(2);
-        let mut whole = runs.map_ok(|streams| stream::iter(streams).flatten()).try_flatten().boxed();
+        let mut whole = runs.flat_map(|streams| stream::iter(streams).flatten()).boxed();
         match whole.next().await {
             Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
             None => Ok(whole),
@@ -192,17 +193,20 @@ impl Part {
 
 impl OpenedFile {
     /// The streams of a run, all of them begun, unless it is one long part that reads ahead by itself.
-    async fn begin(self, run: Vec<Part>) -> Result<Vec<ByteStream>> {
-        let begun = run.into_iter().map(async |part| {
+    async fn begin(self, run: Vec<Part>) -> Vec<ByteStream> {
+        let begun = run.into_iter().map(|part| {
             let is_long = part.len() > RUN_LEN;
-            let mut stream = self.stream(part)?;
-            if is_long {
-                return Ok(stream);
+            // An error keeps its place: what comes before it is read.
+            let mut stream = self.stream(part).unwrap_or_else(|error| stream::iter([Err(error)]).boxed());
+            async move {
+                if is_long {
+                    return stream;
+                }
+                let first = stream.next().await;
+                stream::iter(first).chain(stream).boxed()
             }
-            let first = stream.next().await;
-            Ok(stream::iter(first).chain(stream).boxed())
         });
-        try_join_all(begun).await
+        stream::iter(begun).buffered(READS_AT_ONCE).collect().await
     }
 
     fn stream(&self, Part { segment, wanted, decoder }: Part) -> Result<ByteStream> {

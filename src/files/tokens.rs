@@ -19,7 +19,8 @@ const MAX_TOKEN_LEN: usize = 8 << 10;
 const MIN_SECRET_LEN: usize = 32;
 /// Characters of a modulus in base64: 2,048 bits (RFC 7518 §3.3).
 const MIN_MODULUS_LEN: usize = 342;
-const MAX_SUBJECT_LEN: usize = 256;
+/// With what stands before it, as long as an owner may be.
+const MAX_SUBJECT_LEN: usize = 251;
 const MAX_LEEWAY_SECS: u64 = 600;
 
 /// Who signs tokens.

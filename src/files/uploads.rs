@@ -51,7 +51,7 @@ impl Files {
         permit(principal, Action::Write, Resource::Tenant)?;
         let found = self.store.find_upload(&principal.tenant, upload).await.map_err(|e| e.doing(FIND))?;
         let mut upload = found.ok_or_else(not_found)?;
-        permit(principal, Action::Write, resource(&upload)).map_err(|refusal| refusal.or_hidden(not_found()))?;
+        self.require_visible(principal, Action::Write, &upload).await?;
         if upload.status == UploadStatus::Open && upload.expire_at <= self.now() {
             upload.status = UploadStatus::Expired;
         }
@@ -66,16 +66,30 @@ impl Files {
         permit(principal, Action::Download, Resource::Tenant)?;
         let found = self.store.find_upload(&principal.tenant, upload).await.map_err(|e| e.doing(FIND))?;
         let upload = found.ok_or_else(not_found)?;
-        if let Some(file) = upload.made() {
-            return Ok(file);
-        }
-        permit(principal, Action::Download, resource(&upload)).map_err(|refusal| refusal.or_hidden(not_found()))?;
-        Err(match upload.status {
-            UploadStatus::Open => {
-                Error::new(ErrorCode::PartsMissing, "The upload is not finished: it has no content yet.")
+        self.require_visible(principal, Action::Download, &upload).await?;
+        match (upload.made(), upload.status) {
+            (Some(file), _) => Ok(file),
+            (None, UploadStatus::Open) => {
+                Err(Error::new(ErrorCode::PartsMissing, "The upload is not finished: it has no content yet."))
             }
-            _ => Error::new(ErrorCode::UploadGone, "The upload was ended."),
-        })
+            (None, _) => Err(Error::new(ErrorCode::UploadGone, "The upload was ended.")),
+        }
+    }
+
+    /// Refuses who may not see the file that an upload became, or the one that it becomes.
+    async fn require_visible(&self, principal: &Principal, action: Action, upload: &UploadDoc) -> Result<()> {
+        let made = match upload.made() {
+            Some(file) => self.store.find_file(&upload.tenant, file, self.now()).await.map_err(|e| e.doing(FIND))?,
+            None => None,
+        };
+        let said = upload.said.get_str("access").ok();
+        let (owner, access) = match &made {
+            Some(file) => (&file.owner, Some(file.access.as_str())),
+            None => (&upload.owner, said),
+        };
+        let access = access.and_then(Access::from_name).unwrap_or_default();
+        let file = Resource::File { tenant: &upload.tenant, owner, access };
+        permit(principal, action, file).map_err(|refusal| refusal.or_hidden(not_found()))
     }
 
     /// Finds an upload that nobody appends to any more: whoever did has made way, so that what is told stays true.
@@ -164,12 +178,6 @@ impl Files {
     pub(super) fn upload_life(&self) -> Duration {
         Duration::from_secs(self.settings.upload_life_secs)
     }
-}
-
-/// An upload as what it becomes.
-fn resource(upload: &UploadDoc) -> Resource<'_> {
-    let access = upload.said.get_str("access").ok().and_then(Access::from_name).unwrap_or_default();
-    Resource::File { tenant: &upload.tenant, owner: &upload.owner, access }
 }
 
 fn not_found() -> Error {

@@ -29,7 +29,7 @@ pub async fn quota(
     Path(tenant): Path<String>,
     uri: Uri,
 ) -> Result<Response, Error> {
-    permit(&principal, Action::Administer, Resource::Tenant)?;
+    permit(&principal, Action::Administer, Resource::Deployment)?;
     query::refuse(&uri)?;
     let usage = state.files.usage(&principal, tenant_name(&tenant)?).await?;
     Ok(quota_view(&usage))
@@ -44,7 +44,7 @@ pub async fn set_quota(
     uri: Uri,
     body: Body,
 ) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Administer, Resource::Tenant)?;
+    permit(&caller.principal, Action::Administer, Resource::Deployment)?;
     query::refuse(&uri)?;
     let tenant = tenant_name(&tenant)?;
     require_json(&headers)?;

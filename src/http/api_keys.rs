@@ -29,7 +29,7 @@ const DEFAULT_LIMIT: i64 = 50;
 
 /// `POST /v1/admin/keys`: the only answer that shows the key.
 pub async fn create(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) -> Result<Response, Error> {
-    permit(&caller.principal, Action::Administer, Resource::Tenant)?;
+    permit(&caller.principal, Action::Administer, Resource::Deployment)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
     let said = read_json_object(body, caller.state.body_idle, MAX_BODY_LEN).await?;
@@ -94,7 +94,7 @@ fn life_of(value: &Value) -> Result<Option<Duration>, Error> {
 
 /// `GET /v1/admin/keys`, by id.
 pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri) -> Result<Response, Error> {
-    permit(&principal, Action::Administer, Resource::Tenant)?;
+    permit(&principal, Action::Administer, Resource::Deployment)?;
     let pairs = query::pairs(&uri)?;
     query::require_single(&pairs, &[])?;
     let (mut after, mut most) = (None, DEFAULT_LIMIT);
@@ -114,7 +114,7 @@ pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri)
 
 /// `DELETE /v1/admin/keys/{id}`.
 pub async fn revoke(caller: Caller, Path(id): Path<String>, uri: Uri) -> Result<StatusCode, Error> {
-    permit(&caller.principal, Action::Administer, Resource::Tenant)?;
+    permit(&caller.principal, Action::Administer, Resource::Deployment)?;
     query::refuse(&uri)?;
     if id.len() > MAX_ID_LEN || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(Error::new(ErrorCode::InvalidId, "An id of a key is letters and digits."));

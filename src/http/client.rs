@@ -3,8 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
-use http::request::Parts;
+use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
 use super::serve::Peer;
@@ -23,15 +22,25 @@ pub struct Client {
 
 impl Client {
     /// Where a request came from, as these proxies say.
-    pub fn of(parts: &Parts, trusted: &[IpNet]) -> Self {
-        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> Self {
+        let peer = extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
         match peer {
             Some(peer) if is_trusted(peer, trusted) => Self {
-                ip: forwarded_for(&parts.headers, peer, trusted),
-                is_secure: last(&parts.headers, FORWARDED_PROTO).map(|proto| proto.eq_ignore_ascii_case("https")),
+                ip: forwarded_for(headers, peer, trusted),
+                is_secure: last(headers, FORWARDED_PROTO).map(|proto| proto.eq_ignore_ascii_case("https")),
             },
             ip => Self { ip, is_secure: None },
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(ip: IpAddr) -> Self {
+        Self { ip: Some(ip), is_secure: None }
+    }
+
+    /// Its address, where it is known.
+    pub fn ip(self) -> Option<IpAddr> {
+        self.ip
     }
 
     /// Whether nobody on a network can read what it sends.
@@ -92,7 +101,7 @@ mod tests {
         let (mut parts, ()) = request.body(()).expect("a request").into_parts();
         parts.extensions.insert(Peer(SocketAddr::new(peer.parse().expect("an address"), 5)));
         let trusted = ["10.0.0.0/8", "127.0.0.1", "fd00::/8"].map(|text| parse_network(text).expect("a network"));
-        Client::of(&parts, &trusted)
+        Client::of(&parts.headers, &parts.extensions, &trusted)
     }
 
     fn at(ip: &str, is_secure: impl Into<Option<bool>>) -> Client {

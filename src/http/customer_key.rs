@@ -28,7 +28,7 @@ impl FromRequestParts<AppState> for CustomerKey {
         let (key, digest) = (take(&mut parts.headers, KEY_HEADER)?, take(&mut parts.headers, DIGEST_HEADER)?);
         if (key.is_some() || digest.is_some())
             && !state.allows_insecure_keys
-            && !Client::of(parts, &state.trusted_proxies).is_private()
+            && !Client::of(&parts.headers, &parts.extensions, &state.trusted_proxies).is_private()
         {
             let detail = "A key is taken over TLS, or from this machine; the one that was sent may be known now.";
             return Err(Error::new(ErrorCode::InsecureTransport, detail).with("field", KEY_HEADER));

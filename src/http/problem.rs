@@ -33,7 +33,7 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Fields of the answer that a problem replaces: the router's, and those of protocols.
 const KEPT: [&str; 4] = ["allow", "accept-patch", "upload-limit", "upload-offset"];
 /// Seconds after which a retry may help.
-const RETRY_AFTER_SECS: &str = "1";
+const RETRY_AFTER_SECS: u64 = 1;
 
 /// The error that a response stands for until it is rendered.
 #[derive(Clone)]
@@ -104,7 +104,7 @@ fn problem(error: &Error, id: &RequestId) -> Response {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if matches!(row.status, 429 | 503) {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
+        headers.insert(RETRY_AFTER, HeaderValue::from(error.number("retryAfterSecs").unwrap_or(RETRY_AFTER_SECS)));
     }
     if let Some(len) = error.members.iter().find(|(name, _)| *name == "plainLen").and_then(|(_, len)| len.as_u64())
         && let Ok(value) = HeaderValue::from_str(&super::ranges::unsatisfied_range(len))

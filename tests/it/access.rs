@@ -4,7 +4,7 @@ use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::auth::{Targets, is_of_uploads, key, request};
-use crate::support::app::{TestApp, content_path};
+use crate::support::app::{ADMIN_KEY, TestApp, content_path};
 use crate::support::openapi::operations;
 use crate::support::requests::{Reply, send};
 use crate::support::uploads::{self, begin, put_part};
@@ -68,6 +68,70 @@ async fn what_is_private_is_told_from_none_by_nothing_to_others_of_the_tenant() 
 }
 
 #[tokio::test]
+async fn an_upload_is_seen_as_the_file_that_it_became() {
+    let app = TestApp::start().await;
+    let colleague = key(&app, "colleague", "default", &EVERYTHING, None).await;
+    let file = app.put("name=other", "text/plain", "secret").await;
+    let (upload, none) = (begin(&app, json!({ "name": "a", "size": 3, "access": "internal" })).await, Targets::none());
+    put_part(&app, &upload, 0, b"abc").await;
+    let made = uploads::complete(&app, &upload).await.expect(201);
+    let show = || app.anonymous("GET", &uploads::path(&upload)).bearer_auth(&colleague);
+    send(show()).await.expect(200);
+    set_access(&app, &made, "private").await;
+    let targets = Targets { file, upload: upload.clone() };
+    for operation in operations().into_iter().filter(|o| is_of_uploads(o) && o.path.contains("{id}")) {
+        if operation.method == "OPTIONS" {
+            continue;
+        }
+        let answer = |target| send(request(&app, &operation, target).bearer_auth(&colleague));
+        let (hidden, absent) = (answer(&targets).await, answer(&none).await);
+        assert_eq!((hidden.status, told(&hidden)), (404, told(&absent)), "{operation:?}");
+    }
+    set_access(&app, &made, "internal").await;
+    send(show()).await.expect(200);
+    assert_eq!(app.content(&made).await, b"abc");
+}
+
+#[tokio::test]
+async fn a_file_belongs_to_who_began_it_whoever_brings_the_last_byte() {
+    let app = TestApp::start().await;
+    let user = key(&app, "user", "default", &EVERYTHING, None).await;
+    let colleague = key(&app, "colleague", "default", &EVERYTHING, None).await;
+    let begin = async |access: &str| {
+        let said = json!({ "name": "a", "size": 1, "access": access });
+        let begun = app.anonymous("POST", "/v1/uploads").bearer_auth(&user).json(&said);
+        let upload = send(begun).await.expect(201);
+        let part = app.anonymous("PUT", &format!("{}/parts/0", uploads::path(&upload))).bearer_auth(&user).body("a");
+        send(part).await.expect(200);
+        upload
+    };
+    let tus = uploads::path(&begin("private").await).replace("/v1/uploads/", "/tus/");
+    let asked = send(app.request("HEAD", &tus).header("tus-resumable", "1.0.0")).await;
+    assert_eq!(asked.status, 200);
+    let file = format!("/v1/files/{}", asked.header("gridgate-file-id"));
+    let seen = send(app.anonymous("GET", &file).bearer_auth(&user)).await.expect(200);
+    assert_eq!(seen["owner"], "user");
+    let complete = format!("{}/complete", uploads::path(&begin("internal").await));
+    let file = send(app.anonymous("POST", &complete).bearer_auth(&colleague)).await.expect(201);
+    assert_eq!(file["owner"], "user");
+}
+
+#[tokio::test]
+async fn nobody_makes_a_file_of_anothers_private_pieces() {
+    let app = TestApp::start().await;
+    let colleague = key(&app, "colleague", "default", &EVERYTHING, None).await;
+    let piece = app.request("POST", "/tus/").header("tus-resumable", "1.0.0").header("upload-length", "1");
+    let piece = piece.header("upload-concat", "partial").header("content-type", "application/offset+octet-stream");
+    let piece = send(piece.body("a")).await;
+    let join = |token: &str| {
+        let request = app.anonymous("POST", "/tus/").bearer_auth(token).header("tus-resumable", "1.0.0");
+        request.header("upload-concat", format!("final;{}", piece.header("location")))
+    };
+    send(join(&colleague)).await.refused(404, "upload_not_found");
+    assert_eq!(send(join(ADMIN_KEY)).await.status, 201);
+}
+
+#[tokio::test]
 async fn what_is_internal_is_everybodys_of_the_tenant() {
     let app = TestApp::start().await;
     let file = app.put("name=a&access=internal", "text/plain", "shared").await;
@@ -100,16 +164,16 @@ async fn content_that_is_public_needs_no_credential_and_nothing_else_is_open() {
     assert_eq!(send(anybody("GET").header("range", "bytes=4-12")).await.body, b"everybody");
     assert_eq!(send(anybody("GET").header("if-none-match", whole.header("etag"))).await.status, 304);
     send(anybody("GET").bearer_auth("gg_wrong_key")).await.refused(401, "unauthenticated");
+    for (tenant, scope) in [("other", "files:read"), ("default", "files:write")] {
+        let known = key(&app, &format!("of-{tenant}"), tenant, &[scope], None).await;
+        assert_eq!(send(anybody("GET").bearer_auth(&known)).await.body, b"for everybody", "{tenant} {scope}");
+    }
 
     let nobody = |path: &str, method: &str| -> RequestBuilder { app.anonymous(method, path) };
-    for (path, method) in [
-        (file_path(&file), "GET"),
-        (file_path(&file), "DELETE"),
-        (content_path(&file), "PUT"),
-        ("/v1/files?access=public".to_owned(), "GET"),
-    ] {
-        let status = send(nobody(&path, method)).await.status;
-        assert!(status == 401 || (method == "PUT" && status == 405), "{method} {path}: {status}");
+    for (path, method) in
+        [(file_path(&file), "GET"), (file_path(&file), "DELETE"), ("/v1/files?access=public".to_owned(), "GET")]
+    {
+        send(nobody(&path, method)).await.refused(401, "unauthenticated");
     }
     let absent = send(nobody("/v1/files/0123456789abcdef01234567/content", "GET")).await;
     let private = send(nobody(&content_path(&hidden), "GET")).await;
@@ -142,7 +206,7 @@ async fn a_file_that_an_upload_became_is_seen_as_the_file_says() {
     let get = || app.anonymous("GET", &uploads::path(&upload).replace("/v1/uploads/", "/tus/")).bearer_auth(&colleague);
     send(get()).await.refused(404, "upload_not_found");
     let file = uploads::complete(&app, &upload).await.expect(201);
-    send(get()).await.refused(404, "file_not_found");
+    send(get()).await.refused(404, "upload_not_found");
     set_access(&app, &file, "internal").await;
     assert_eq!(send(get()).await.body, b"abc");
 }

@@ -70,9 +70,31 @@ async fn a_request_that_is_repeated_makes_one_key() {
     }
     let all = send(app.get("/v1/admin/keys")).await.expect(200);
     assert_eq!(all["items"].as_array().unwrap().len(), 2, "and the first one");
+    let path = format!("/v1/admin/keys/{}", first["id"].as_str().unwrap());
+    assert_eq!(send(app.request("DELETE", &path)).await.status, 204);
+    send(request(&said)).await.refused(422, "idempotency_conflict");
     let elsewhere = TestApp::start().await;
     let again = elsewhere.request("POST", "/v1/admin/keys").header("idempotency-key", "once").json(&said);
     assert_ne!(send(again).await.expect(201)["key"], first["key"], "each deployment has its own");
+}
+
+#[tokio::test]
+async fn an_administrator_of_one_tenant_gets_into_no_other() {
+    let app = TestApp::start().await;
+    let (chief, id) = (key(&app, "chief", "acme", &["admin"], None).await, "chief");
+    let said = json!({ "tenant": "default", "scopes": ["admin"], "maxFiles": 1 });
+    for (method, path) in [
+        ("POST", "/v1/admin/keys".to_owned()),
+        ("GET", "/v1/admin/keys".to_owned()),
+        ("DELETE", format!("/v1/admin/keys/{id}")),
+        ("GET", "/v1/admin/quotas/acme".to_owned()),
+        ("PUT", "/v1/admin/quotas/acme".to_owned()),
+    ] {
+        let request = app.anonymous(method, &path).bearer_auth(&chief).json(&said);
+        send(request).await.refused(403, "forbidden");
+    }
+    let explain = app.anonymous("GET", "/v1/admin/retention/explain?until=2099-01-01T00:00:00Z").bearer_auth(&chief);
+    assert_eq!(send(explain).await.expect(200)["count"], 0, "its own tenant is open to it");
 }
 
 #[tokio::test]

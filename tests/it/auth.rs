@@ -114,7 +114,7 @@ fn guarded() -> Vec<Operation> {
 
 #[tokio::test]
 async fn without_a_valid_credential_everything_but_health_is_401() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(|settings| settings.limits.wrong_credentials_per_min = 0).await;
     let targets = Targets::make(&app, "private").await;
     let expired = key(&app, "expired", "default", &["admin"], Some(DateTime::from_millis(1_000))).await;
     let long = "x".repeat(20_000);
@@ -214,10 +214,11 @@ async fn a_scope_opens_its_own_operations_only() {
 #[tokio::test]
 async fn another_tenants_file_is_told_from_none_by_nothing() {
     let app = TestApp::start().await;
-    let (targets, none) = (Targets::make(&app, "public").await, Targets::none());
+    let (targets, none) = (Targets::make(&app, "internal").await, Targets::none());
     let file = &targets.file;
     let stranger = key(&app, "stranger", "other", &["admin"], None).await;
-    for operation in guarded().iter().filter(|operation| operation.path.contains("{id}")) {
+    let of_one = |operation: &&Operation| operation.path.contains("{id}") && !operation.path.starts_with("/v1/admin");
+    for operation in guarded().iter().filter(of_one) {
         for (name, value) in [("accept", "*/*"), ("range", "bytes=0-1"), ("if-none-match", "*"), ("if-match", "\"x\"")]
         {
             let mut answers = Vec::new();

@@ -29,6 +29,7 @@ mod fsck;
 mod gridfs;
 mod groups;
 mod interop;
+mod limits;
 mod listing;
 mod lives;
 mod metrics;

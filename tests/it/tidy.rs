@@ -55,12 +55,14 @@ const ARROWS: [(&str, &[&str]); 24] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 20] = [
+const CRATES: [(&str, &[&str]); 22] = [
     ("mongodb", &["store", "mongod"]),
     ("axum", &["http"]),
     ("tower_http", &["http"]),
     ("hyper_util", &["http"]),
     ("multer", &["http"]),
+    ("governor", &["http"]),
+    ("jsonwebtoken", &["files"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("tar", &["backup"]),

@@ -2,50 +2,55 @@
 
 use super::*;
 
-/// Who may: a, yes; s, the scope is lacking; h, it is hidden; u, nobody is known. One column a resource: the
-/// tenant, then files of the tenant, private to the asker, private to another, internal, public, then the same
-/// three accesses of another tenant.
+/// Who may: a, yes; s, the scope is lacking; o, for operators; h, it is hidden; u, nobody is known. One column a
+/// resource: the deployment, the tenant, then files of the tenant, private to the asker, private to another, internal,
+/// public, then the same three accesses of another tenant.
 const TABLE: &str = "
-    read+write  read        a a h a a h h h
-    read+write  download    a a h a a h h h
-    read+write  write       a a h a a h h h
-    read+write  administer  s s s s s s s s
-    read+write  observe     s s s s s s s s
-    read        read        a a h a a h h h
-    read        download    a a h a a h h h
-    read        write       s s s s s s s s
-    read        administer  s s s s s s s s
-    read        observe     s s s s s s s s
-    write       read        s s s s s s s s
-    write       download    s s s s s s s s
-    write       write       a a h a a h h h
-    write       administer  s s s s s s s s
-    write       observe     s s s s s s s s
-    shares      read        s s s s s s s s
-    shares      download    s s s s s s s s
-    shares      write       s s s s s s s s
-    shares      administer  s s s s s s s s
-    shares      observe     s s s s s s s s
-    analytics   read        s s s s s s s s
-    analytics   download    s s s s s s s s
-    analytics   write       s s s s s s s s
-    analytics   administer  s s s s s s s s
-    analytics   observe     a a h a a h h h
-    admin       read        a a a a a h h h
-    admin       download    a a a a a h h h
-    admin       write       a a a a a h h h
-    admin       administer  a a a a a h h h
-    admin       observe     a a a a a h h h
-    none        read        s s s s s s s s
-    none        download    s s s s s s s s
-    none        write       s s s s s s s s
-    none        administer  s s s s s s s s
-    none        observe     s s s s s s s s
-    anonymous   read        u u u u u u u u
-    anonymous   download    a u u u a u u a
-    anonymous   write       u u u u u u u u
-    anonymous   administer  u u u u u u u u
-    anonymous   observe     u u u u u u u u
+    operator    read        a a a a a a h h h
+    operator    download    a a a a a a h h a
+    operator    write       a a a a a a h h h
+    operator    administer  a a a a a a h h h
+    operator    observe     a a a a a a h h h
+    read+write  read        o a a h a a h h h
+    read+write  download    o a a h a a h h a
+    read+write  write       o a a h a a h h h
+    read+write  administer  s s s s s s s s s
+    read+write  observe     s s s s s s s s s
+    read        read        o a a h a a h h h
+    read        download    o a a h a a h h a
+    read        write       s s s s s s s s s
+    read        administer  s s s s s s s s s
+    read        observe     s s s s s s s s s
+    write       read        s s s s s s s s s
+    write       download    s s s s s a s s a
+    write       write       o a a h a a h h h
+    write       administer  s s s s s s s s s
+    write       observe     s s s s s s s s s
+    shares      read        s s s s s s s s s
+    shares      download    s s s s s a s s a
+    shares      write       s s s s s s s s s
+    shares      administer  s s s s s s s s s
+    shares      observe     s s s s s s s s s
+    analytics   read        s s s s s s s s s
+    analytics   download    s s s s s a s s a
+    analytics   write       s s s s s s s s s
+    analytics   administer  s s s s s s s s s
+    analytics   observe     o a a h a a h h h
+    admin       read        o a a a a a h h h
+    admin       download    o a a a a a h h a
+    admin       write       o a a a a a h h h
+    admin       administer  o a a a a a h h h
+    admin       observe     o a a a a a h h h
+    none        read        s s s s s s s s s
+    none        download    s s s s s a s s a
+    none        write       s s s s s s s s s
+    none        administer  s s s s s s s s s
+    none        observe     s s s s s s s s s
+    anonymous   read        u u u u u u u u u
+    anonymous   download    u a u u u a u u a
+    anonymous   write       u u u u u u u u u
+    anonymous   administer  u u u u u u u u u
+    anonymous   observe     u u u u u u u u u
 ";
 
 fn role(name: &str) -> Role {
@@ -55,7 +60,7 @@ fn role(name: &str) -> Role {
         "write" => Role::Member(vec![Scope::FilesWrite]),
         "shares" => Role::Member(vec![Scope::SharesWrite]),
         "analytics" => Role::Member(vec![Scope::AnalyticsRead]),
-        "admin" => Role::Member(vec![Scope::Admin]),
+        "admin" | "operator" => Role::Member(vec![Scope::Admin]),
         "none" => Role::Member(Vec::new()),
         "anonymous" => Role::Anonymous,
         _ => panic!("no role {name}"),
@@ -73,14 +78,15 @@ fn action(name: &str) -> Action {
     }
 }
 
-fn resources() -> [Resource<'static>; 8] {
+fn resources(home: &str) -> [Resource<'_>; 9] {
     let file = |tenant, owner, access| Resource::File { tenant, owner, access };
     [
+        Resource::Deployment,
         Resource::Tenant,
-        file("home", "me", Access::Private),
-        file("home", "you", Access::Private),
-        file("home", "you", Access::Internal),
-        file("home", "you", Access::Public),
+        file(home, "me", Access::Private),
+        file(home, "you", Access::Private),
+        file(home, "you", Access::Internal),
+        file(home, "you", Access::Public),
         file("away", "me", Access::Private),
         file("away", "me", Access::Internal),
         file("away", "me", Access::Public),
@@ -90,14 +96,16 @@ fn resources() -> [Resource<'static>; 8] {
 #[test]
 fn every_decision_is_the_tables() {
     let rows: Vec<_> = TABLE.lines().filter(|line| !line.trim().is_empty()).collect();
-    assert_eq!(rows.len(), 8 * 5, "every role with every action");
+    assert_eq!(rows.len(), 9 * 5, "every role with every action");
     for row in rows {
         let words: Vec<_> = row.split_whitespace().collect();
         let (who, what, expected) = (words[0], words[1], &words[2..]);
-        let principal = Principal { actor: "me".to_owned(), tenant: "home".to_owned(), role: role(who) };
-        let decided = resources().map(|resource| match permit(&principal, action(what), resource) {
+        let home = if who == "operator" { DEFAULT_TENANT } else { "home" };
+        let principal = Principal { actor: "me".to_owned(), tenant: home.to_owned(), role: role(who) };
+        let decided = resources(home).map(|resource| match permit(&principal, action(what), resource) {
             Ok(()) => "a",
             Err(Refusal::Lacks(_)) => "s",
+            Err(Refusal::NoOperator) => "o",
             Err(Refusal::Hidden) => "h",
             Err(Refusal::Unknown) => "u",
         });

@@ -93,6 +93,8 @@ impl Files {
             options: said,
             bucket_days: route.settings.retention_days,
             sniffed,
+            // Whoever brings the last byte, or asks.
+            owner: upload.owner.clone(),
             file: upload.file,
             created_at: self.now(),
             action: PUT,
