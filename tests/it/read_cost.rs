@@ -106,7 +106,7 @@ async fn whole_coded_and_several_parts_say_what_they_take() {
 #[tokio::test]
 async fn short_segments_are_read_at_once() {
     const PARTS: usize = 16;
-    const ROUND_TRIP: Duration = Duration::from_millis(200);
+    const ROUND_TRIP: Duration = Duration::from_millis(400);
     let own = OwnMongod::fallible().await;
     let app = TestApp::start_at(&own.uri(), "short".to_owned(), |_| {}).await;
     let bytes = noise(PARTS * PART, 1);
@@ -115,7 +115,7 @@ async fn short_segments_are_read_at_once() {
         put_part(&app, &upload, n, &bytes[n * PART..(n + 1) * PART]).await;
     }
     let file = complete(&app, &upload).await.expect(201);
-    let slow = doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 200 };
+    let slow = doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 400 };
     own.fail(1_000_000, slow).await;
     let begun = Instant::now();
     assert!(app.content(&file).await == bytes);
