@@ -37,12 +37,17 @@ pub struct App {
 }
 
 impl App {
-    /// Reaches or starts the database, opens the keys and makes the schema.
+    /// Reaches or starts the database, opens the keys, makes the schema and the first admin key valid: to serve.
     ///
     /// # Errors
     /// With a message that says what to set or to do.
     pub async fn open(settings: &Settings) -> Result<Self, StartError> {
-        Self::open_on(None, settings, async |uri| open_files(uri, settings).await).await
+        Self::open_on(None, settings, async |uri| {
+            let files = open_files(uri, settings).await?;
+            files.ensure_admin_key(&admin_key(settings)?).await?;
+            Ok(files)
+        })
+        .await
     }
 
     async fn open_on(
@@ -66,7 +71,8 @@ impl App {
         }
     }
 
-    /// As [`open`](Self::open), but beside a gateway that may be running: its database is used then.
+    /// As [`open`](Self::open), but beside a gateway that may be running: its database is used then, and the first
+    /// admin key stays its own.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -145,7 +151,6 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
     };
     rekey::warn_of_missing_keys(&files).await?;
     files.look_at_disk().await?;
-    files.ensure_admin_key(&admin_key(settings)?).await?;
     Ok(files)
 }
 

@@ -207,6 +207,11 @@ async fn the_command_line_makes_lists_and_revokes() {
     assert_eq!(keys(&["keys", "revoke", made["id"].as_str().unwrap()]).await.code, Some(0));
     tokio::time::sleep(Duration::from_secs(1)).await;
     send(files(&app, &made["key"])).await.refused(401, "unauthenticated");
+    let mut elsewhere = command(&app.database, MASTER_KEY, &["keys", "list"]);
+    elsewhere.env("GRIDGATE_ADMIN_KEY", "gg_admin_of-another-shell-0123456789");
+    assert_eq!(run(elsewhere).await.code, Some(0));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    send(app.get("/v1/files")).await.expect(200);
     for wrong in [&["keys", "revoke", "nobody"][..], &["keys", "create", "--scope", "everything"]] {
         assert_ne!(keys(wrong).await.code, Some(0));
     }
