@@ -44,8 +44,9 @@ fn tenant(text: &str) -> Result<String, &'static str> {
         .ok_or("a tenant is a text of 1 to 128 bytes without control characters")
 }
 
-fn scope(text: &str) -> Result<Scope, &'static str> {
-    Scope::from_name(text).ok_or("not one of files:read, files:write, shares:write, analytics:read, admin")
+fn scope(text: &str) -> Result<Scope, String> {
+    let names = || Scope::ALL.map(Scope::name).join(", ");
+    Scope::from_name(text).ok_or_else(|| format!("not one of {}", names()))
 }
 
 pub(super) async fn run(app: &App, command: KeysCommand) -> Result<ExitCode, StartError> {

@@ -7,9 +7,11 @@ use std::ops::{Add, Range};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::open::{OpenedFile, number};
 use super::{Files, Result};
+use crate::error::Error;
 use crate::format::segment::{Codec, SegmentDecoder};
 use crate::pipeline::ByteStream;
 use crate::pipeline::decode::{Wanted, decode};
@@ -19,9 +21,11 @@ use crate::store::segments::SegmentDoc;
 /// Segments of one read whose indexes are opened before the first is read. More are opened one by one as they are
 /// come to, and what they cost is not told: an upload in thousands of parts should not delay its first byte.
 const OPENED_AHEAD: usize = 64;
-/// Bytes of segments that are read at once, and again ahead of their reader, as the windows of a long one are.
+/// Bytes of short segments that are one run: as many as a window of a long one.
 const RUN_LEN: u64 = 2 << 20;
-/// Segments of them that are read at the same time.
+/// Runs that are read ahead of the consumer.
+const RUNS_AHEAD: usize = 1;
+/// Segments of a run that are read at the same time.
 const READS_AT_ONCE: usize = 4;
 
 /// What a read takes from the database.
@@ -157,8 +161,13 @@ impl ReadPlan {
     /// `damaged`, `key_unavailable`, `unavailable`; later ones end the stream.
     pub async fn read(self) -> Result<ByteStream> {
         let Self { file, parts } = self;
-        let runs = stream::iter(runs(parts)).map(move |run| file.clone().begin(run)).buffered(2);
-        let mut whole = runs.flat_map(|streams| stream::iter(streams).flatten()).boxed();
+        let begun = stream::iter(runs(parts)).map(move |run| {
+            // A task of its own reads ahead while the run before it is consumed.
+            let beginning = AbortOnDropHandle::new(tokio::spawn(file.clone().begin(run)));
+            async move { beginning.await.map_err(|error| Error::internal("read the content", error)) }
+        });
+        let streams = begun.buffered(RUNS_AHEAD + 1).map_ok(|streams| stream::iter(streams).flatten());
+        let mut whole = streams.try_flatten().boxed();
         match whole.next().await {
             Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
             None => Ok(whole),

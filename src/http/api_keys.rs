@@ -27,7 +27,7 @@ const MAX_NAME_LEN: usize = 128;
 const MAX_ID_LEN: usize = 64;
 const DEFAULT_LIMIT: i64 = 50;
 
-/// `POST /v1/admin/keys`: the only answer that shows the key.
+/// `POST /v1/admin/keys`: no other answer shows the key.
 pub async fn create(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) -> Result<Response, Error> {
     permit(&caller.principal, Action::Administer, Resource::Deployment)?;
     query::refuse(&uri)?;

@@ -1,4 +1,4 @@
-//! Who asks, with what comes with it: the extractor of handlers that change something. Decides nothing.
+//! Who asks, with what comes with it: the extractor that handlers share. Decides nothing.
 
 use axum::Extension;
 use axum::extract::FromRequestParts;

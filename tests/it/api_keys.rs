@@ -60,6 +60,9 @@ async fn a_request_that_is_repeated_makes_one_key() {
     let request = |said: &Value| app.request("POST", "/v1/admin/keys").header("idempotency-key", "once").json(said);
     let first = send(request(&said)).await.expect(201);
     assert_eq!(send(request(&said)).await.expect(201), first);
+    let racing = || app.request("POST", "/v1/admin/keys").header("idempotency-key", "raced").json(&said);
+    let raced = futures::future::join_all((0..5).map(|_| async { send(racing()).await.expect(201) })).await;
+    assert!(raced.iter().all(|key| *key == raced[0]), "five requests at once make one key");
     send(files(&app, &first["key"])).await.expect(200);
     for other in [
         json!({ "tenant": "acme", "scopes": ["admin"], "expiresIn": 600 }),
@@ -69,7 +72,7 @@ async fn a_request_that_is_repeated_makes_one_key() {
         send(request(&other)).await.refused(422, "idempotency_conflict");
     }
     let all = send(app.get("/v1/admin/keys")).await.expect(200);
-    assert_eq!(all["items"].as_array().unwrap().len(), 2, "and the first one");
+    assert_eq!(all["items"].as_array().unwrap().len(), 3, "and the first one");
     let path = format!("/v1/admin/keys/{}", first["id"].as_str().unwrap());
     assert_eq!(send(app.request("DELETE", &path)).await.status, 204);
     send(request(&said)).await.refused(422, "idempotency_conflict");
