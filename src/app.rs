@@ -13,6 +13,7 @@ use crate::content::Routing;
 use crate::error::Error;
 use crate::files::tokens::TokenKeys;
 use crate::files::{Files, Keys};
+use crate::http::body::BodyLimits;
 use crate::http::client::parse_network;
 use crate::http::limits::Limits;
 use crate::http::{AppState, router, serve};
@@ -225,7 +226,10 @@ pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
     AppState {
         files,
         public_url: public_url.unwrap_or(url).into(),
-        body_idle: Duration::from_secs(settings.server.body_idle_secs),
+        body_limits: BodyLimits {
+            idle: Duration::from_secs(settings.server.body_idle_secs),
+            min_bytes_per_sec: settings.server.min_body_bytes_per_sec,
+        },
         cors_origins: settings.server.cors_origins.clone().into(),
         trusted_proxies: settings.server.trusted_proxies.iter().filter_map(|text| parse_network(text).ok()).collect(),
         limits: Arc::new(Limits::new(&settings.limits)),

@@ -34,7 +34,6 @@ pub mod uploads;
 pub mod view;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -47,6 +46,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::error::{Error, ErrorCode};
 use crate::files::Files;
+use body::BodyLimits;
 use limits::Limits;
 
 /// How the server listens and how long it waits.
@@ -63,6 +63,8 @@ pub struct ServerSettings {
     pub head_timeout_secs: u64,
     /// How long a request's body may stand still, 1 to 3,600 seconds.
     pub body_idle_secs: u64,
+    /// Bytes a second that a request's body brings at least, 0 (none) to 1,048,576.
+    pub min_body_bytes_per_sec: u64,
     /// Open connections, 1 to 100,000.
     pub max_connections: u32,
     /// Origins whose pages may ask; `*`: any.
@@ -80,6 +82,7 @@ impl ServerSettings {
             ("server.drain_secs", self.drain_secs, 0..=3600),
             ("server.head_timeout_secs", self.head_timeout_secs, 1..=300),
             ("server.body_idle_secs", self.body_idle_secs, 1..=3600),
+            ("server.min_body_bytes_per_sec", self.min_body_bytes_per_sec, 0..=1 << 20),
             ("server.max_connections", u64::from(self.max_connections), 1..=100_000),
         ];
         if let Some((key, value, range)) = ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {
@@ -120,8 +123,8 @@ pub struct AppState {
     pub files: Files,
     /// Base of the links handed out, without a closing slash.
     pub public_url: Arc<str>,
-    /// How long a body may stand still.
-    pub body_idle: Duration,
+    /// How slowly a body may come.
+    pub body_limits: BodyLimits,
     /// Origins whose pages may ask.
     pub cors_origins: Arc<[String]>,
     /// Proxies that are believed.

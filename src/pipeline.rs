@@ -30,6 +30,8 @@ pub enum BodyError {
     Hangup(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("no byte came within the idle limit")]
     Idle,
+    #[error("the bytes came more slowly than the least rate")]
+    Slow,
     #[error("the body is longer than {limit_bytes} bytes")]
     TooLarge { limit_bytes: u64 },
     #[error("the body does not match its digest")]
@@ -44,6 +46,7 @@ impl BodyError {
         match self {
             Self::Hangup(cause) => Error::new(ErrorCode::ClientHangup, "The body ended early.").because(cause),
             Self::Idle => Error::new(ErrorCode::BodyTimeout, "No byte of the body came within the idle limit."),
+            Self::Slow => Error::new(ErrorCode::BodyTimeout, "The body came more slowly than is taken here."),
             Self::TooLarge { limit_bytes } => Error::too_large(limit_bytes),
             Self::Mismatch => {
                 let detail = "The body does not match its Content-Digest; nothing was stored.";

@@ -48,7 +48,7 @@ pub async fn set_quota(
     query::refuse(&uri)?;
     let tenant = tenant_name(&tenant)?;
     require_json(&headers)?;
-    let limits = limits(&read_json_object(body, caller.state.body_idle, MAX_QUOTA_LEN).await?)?;
+    let limits = limits(&read_json_object(body, caller.state.body_limits, MAX_QUOTA_LEN).await?)?;
     let usage = caller.state.files.set_limits(&caller.principal, tenant, limits, caller.audit_id()).await?;
     Ok(quota_view(&usage))
 }

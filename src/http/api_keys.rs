@@ -32,7 +32,7 @@ pub async fn create(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) ->
     permit(&caller.principal, Action::Administer, Resource::Deployment)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
-    let said = read_json_object(body, caller.state.body_idle, MAX_BODY_LEN).await?;
+    let said = read_json_object(body, caller.state.body_limits, MAX_BODY_LEN).await?;
     let request = ApiKeyRequest {
         idempotency_key: idempotency_key(&headers)?,
         request_id: caller.audit_id(),

@@ -1,9 +1,9 @@
-//! A request's body as a stream: idle limit, content coding, and the client's faults told apart
+//! A request's body as a stream: how slowly it may come, content coding, and the client's faults told apart
 //! from ours. Never holds more than the piece at hand.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
@@ -17,41 +17,83 @@ use crate::error::{Error, ErrorCode};
 use crate::files::json::parse_unique;
 use crate::pipeline::{BodyError, BodyStream};
 
-/// The body, which ends with an error when no byte comes for `idle`.
-pub fn stream_body(body: Body, idle: Duration) -> BodyStream {
-    let pieces = stream::unfold(Some(body.into_data_stream()), move |pieces| async move {
-        let mut pieces = pieces?;
-        match tokio::time::timeout(idle, pieces.next()).await {
-            Err(_) => Some((Err(BodyError::Idle), None)),
-            Ok(None) => None,
-            Ok(Some(Err(error))) => Some((Err(BodyError::Hangup(error.into())), None)),
-            Ok(Some(Ok(piece))) => Some((Ok::<Bytes, _>(piece), Some(pieces))),
+/// How slowly a body may come.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    /// How long no byte may come.
+    pub idle: Duration,
+    /// Bytes a second that come at least, on average over `idle`; 0: as few as one.
+    pub min_bytes_per_sec: u64,
+}
+
+/// Measures a body. Only time spent waiting for the client counts: a gateway or a database that takes no bytes for a
+/// while does not make its client slow.
+struct Pace {
+    limits: BodyLimits,
+    waited: Duration,
+    received: u64,
+}
+
+impl Pace {
+    fn new(limits: BodyLimits) -> Self {
+        Self { limits, waited: Duration::ZERO, received: 0 }
+    }
+
+    /// Waits for the next piece; `len` is that of its data.
+    async fn next<T>(
+        &mut self,
+        piece: impl Future<Output = Option<Result<T, axum::Error>>>,
+        len: impl Fn(&T) -> usize,
+    ) -> Result<Option<T>, BodyError> {
+        let begun = Instant::now();
+        let piece = tokio::time::timeout(self.limits.idle, piece).await.map_err(|_| BodyError::Idle)?;
+        let piece = piece.transpose().map_err(|error| BodyError::Hangup(error.into()))?;
+        if let Some(piece) = &piece {
+            self.count(begun.elapsed(), len(piece))?;
         }
-    });
-    Box::pin(pieces)
+        Ok(piece)
+    }
+
+    /// Judges each full `idle` of waiting, so a short body never.
+    fn count(&mut self, waited: Duration, len: usize) -> Result<(), BodyError> {
+        self.waited += waited;
+        self.received += len as u64;
+        if self.waited < self.limits.idle {
+            return Ok(());
+        }
+        if (self.received as f64) < self.limits.min_bytes_per_sec as f64 * self.waited.as_secs_f64() {
+            return Err(BodyError::Slow);
+        }
+        *self = Self::new(self.limits);
+        Ok(())
+    }
+}
+
+/// The body, which ends with an error when it comes too slowly.
+pub fn stream_body(body: Body, limits: BodyLimits) -> BodyStream {
+    stream_with_trailers(body, limits).0
 }
 
 /// The fields after a body, once it has ended.
 pub type Trailers = Arc<Mutex<Option<HeaderMap>>>;
 
 /// As [`stream_body`], with the fields after the body.
-pub fn stream_with_trailers(body: Body, idle: Duration) -> (BodyStream, Trailers) {
+pub fn stream_with_trailers(body: Body, limits: BodyLimits) -> (BodyStream, Trailers) {
     let trailers = Trailers::default();
     let kept = Arc::clone(&trailers);
-    let pieces = stream::unfold(Some(body), move |body| {
+    let pieces = stream::unfold(Some((body, Pace::new(limits))), move |state| {
         let kept = Arc::clone(&kept);
         async move {
-            let mut body = body?;
+            let (mut body, mut pace) = state?;
             loop {
                 let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-                let frame = match tokio::time::timeout(idle, frame).await {
-                    Err(_) => return Some((Err(BodyError::Idle), None)),
+                let frame = match pace.next(frame, |frame| frame.data_ref().map_or(0, Bytes::len)).await {
+                    Err(error) => return Some((Err(error), None)),
                     Ok(None) => return None,
-                    Ok(Some(Err(error))) => return Some((Err(BodyError::Hangup(error.into())), None)),
-                    Ok(Some(Ok(frame))) => frame,
+                    Ok(Some(frame)) => frame,
                 };
                 match frame.into_data() {
-                    Ok(piece) => return Some((Ok::<Bytes, _>(piece), Some(body))),
+                    Ok(piece) => return Some((Ok::<Bytes, _>(piece), Some((body, pace)))),
                     Err(frame) => {
                         if let Ok(fields) = frame.into_trailers() {
                             *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(fields);
@@ -68,8 +110,11 @@ pub fn stream_with_trailers(body: Body, idle: Duration) -> (BodyStream, Trailers
 ///
 /// # Errors
 /// `too_large` beyond `limit_bytes`, and the body's own errors.
-pub async fn read_whole(body: Body, idle: Duration, limit_bytes: usize) -> Result<Vec<u8>, Error> {
-    let mut pieces = stream_body(body, idle);
+pub async fn read_whole(body: Body, limits: BodyLimits, limit_bytes: usize) -> Result<Vec<u8>, Error> {
+    if known_len(&body).is_some_and(|len| len > limit_bytes as u64) {
+        return Err(Error::too_large(limit_bytes as u64));
+    }
+    let mut pieces = stream_body(body, limits);
     let mut whole = Vec::new();
     while let Some(piece) = pieces.next().await {
         whole.extend_from_slice(&piece.map_err(BodyError::into_error)?);
@@ -99,8 +144,8 @@ pub fn known_len(body: &Body) -> Option<u64> {
 }
 
 /// The body as a JSON object whose names are unique.
-pub async fn read_json_object(body: Body, idle: Duration, most: usize) -> Result<Map<String, Value>, Error> {
-    let body = read_whole(body, idle, most).await?;
+pub async fn read_json_object(body: Body, limits: BodyLimits, most: usize) -> Result<Map<String, Value>, Error> {
+    let body = read_whole(body, limits, most).await?;
     let value = parse_unique(&body);
     match value.map_err(|_| Error::bad_request("body", "The body is not JSON, or names a member twice."))? {
         Value::Object(members) => Ok(members),
@@ -117,4 +162,35 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Error> {
     }
     let detail = "Send application/json, or application/merge-patch+json where something is changed.";
     Err(Error::new(ErrorCode::UnsupportedMediaType, detail).with("mediaType", essence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: BodyLimits = BodyLimits { idle: Duration::from_millis(100), min_bytes_per_sec: 1_000 };
+
+    #[test]
+    fn only_a_full_idle_time_of_waiting_is_judged() {
+        let ms = Duration::from_millis;
+        let mut pace = Pace::new(LIMITS);
+        assert!(pace.count(ms(99), 1).is_ok(), "too soon to say");
+        assert!(matches!(pace.count(ms(1), 98), Err(BodyError::Slow)), "99 bytes in 100 ms");
+        let mut pace = Pace::new(LIMITS);
+        assert!(pace.count(ms(100), 100).is_ok());
+        assert!(pace.count(ms(99), 0).is_ok(), "what came before is over");
+        assert!(pace.count(ms(1), 0).is_err());
+        let mut unlimited = Pace::new(BodyLimits { min_bytes_per_sec: 0, ..LIMITS });
+        assert!((0..100).all(|_| unlimited.count(ms(99), 1).is_ok()));
+    }
+
+    #[tokio::test]
+    async fn a_slow_gateway_makes_no_slow_client() {
+        let pieces = (0..4).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(b"x")));
+        let mut body = stream_body(Body::from_stream(stream::iter(pieces)), LIMITS);
+        while let Some(piece) = body.next().await {
+            assert_eq!(piece.expect("no fault of the client"), "x");
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    }
 }

@@ -70,7 +70,8 @@ pub async fn put(caller: Caller, request: Request) -> Result<Response, Error> {
     };
     let body = match form::boundary(&head.headers)? {
         Some(boundary) => {
-            let body = form::FormBody::new(stream_body(body, state.body_idle), announced.content);
+            form::check_len(known_len(&body), state.files.routing.max_bytes())?;
+            let body = form::FormBody::new(stream_body(body, state.body_limits), announced.content);
             let form = form::read_form(body, boundary, request.options, given, now).await?;
             request.digests = announced.repr;
             request.options = form.options;
@@ -86,7 +87,7 @@ pub async fn put(caller: Caller, request: Request) -> Result<Response, Error> {
             request.declared_type = declared.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
             request.announced_len = known_len(&body);
             request.digests = announced.both();
-            stream_body(body, state.body_idle)
+            stream_body(body, state.body_limits)
         }
     };
     let made = state.files.put(principal, request, body).await?;
@@ -247,7 +248,7 @@ pub async fn edit(
     query::refuse(&uri)?;
     require_json(&headers)?;
     let state = &caller.state;
-    let patch = read_json_object(body, state.body_idle, MAX_PATCH_LEN).await?;
+    let patch = read_json_object(body, state.body_limits, MAX_PATCH_LEN).await?;
     let file = state.files.edit(&caller.principal, id, &patch, caller.audit_id()).await?;
     let view = state.view(file);
     Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())

@@ -25,6 +25,8 @@ const MAX_HEAD_LEN: usize = 64 << 10;
 /// Fields before the file.
 const MAX_FIELDS: usize = 64;
 const FILE_FIELD: &str = "file";
+/// More than stands around the file in any form that is taken.
+const MAX_AROUND_FILE: u64 = ((MAX_FIELDS + 2) * (MAX_HEAD_LEN + MAX_FIELD_LEN)) as u64;
 
 /// A form up to where its file begins.
 pub struct FileForm {
@@ -48,6 +50,17 @@ pub fn boundary(headers: &HeaderMap) -> Result<Option<String>, Error> {
     }
     let parsed = multer::parse_boundary(content_type);
     parsed.map(Some).map_err(|_| Error::bad_header("Content-Type", "multipart/form-data needs a boundary."))
+}
+
+/// Refuses a length that no form with a file of up to `most` bytes has.
+///
+/// # Errors
+/// `too_large`.
+pub fn check_len(announced: Option<u64>, most: u64) -> Result<(), Error> {
+    match announced {
+        Some(len) if len > most.saturating_add(MAX_AROUND_FILE) => Err(Error::too_large(most)),
+        _ => Ok(()),
+    }
 }
 
 /// Reads the fields and stops where the file begins. `seen` are the options given elsewhere.

@@ -79,7 +79,7 @@ pub async fn create(caller: Caller, request: Request) -> Result<Response, Refuse
     let customer_key = caller.customer_key.clone();
     let append = AppendRequest { announced_len: len, digests, customer_key, ..AppendRequest::default() };
     let location = format!("{}/ruft/{}", caller.state.public_url, upload.id.to_hex());
-    let body = stream_body(body, caller.state.body_idle);
+    let body = stream_body(body, caller.state.body_limits);
     let mut response = match is_new {
         true => to_the_end("begin the upload", begin(caller, upload.id, append, body, is_complete, is_named)).await?,
         false => repeat(&caller, upload.id).await?,
@@ -120,7 +120,7 @@ pub async fn patch(caller: Caller, FileIdPath(id): FileIdPath, request: Request)
         customer_key: caller.customer_key.clone(),
         ..AppendRequest::default()
     };
-    let body = stream_body(body, caller.state.body_idle);
+    let body = stream_body(body, caller.state.body_limits);
     let appending = async move { append(&caller, id, request, body, is_complete).await };
     Ok(to_the_end("append to the upload", appending).await?)
 }

@@ -109,7 +109,7 @@ pub async fn create(caller: Caller, request: Request) -> Result<Response, Error>
     let mut response = match is_new {
         true if has_body || size == Some(0) => {
             let mut request = AppendRequest { announced_len: known_len(&body), ..AppendRequest::default() };
-            let body = checked(&mut request, checksum, stream_with_trailers(body, caller.state.body_idle));
+            let body = checked(&mut request, checksum, stream_with_trailers(body, caller.state.body_limits));
             to_the_end("begin the upload", begin(caller, upload.id, request, body)).await?
         }
         true => expiring(&upload),
@@ -145,7 +145,7 @@ pub async fn patch(caller: Caller, FileIdPath(id): FileIdPath, request: Request)
         size: length(&head.headers)?,
         ..AppendRequest::default()
     };
-    let body = checked(&mut request, checksum, stream_with_trailers(body, caller.state.body_idle));
+    let body = checked(&mut request, checksum, stream_with_trailers(body, caller.state.body_limits));
     to_the_end("append to the upload", async move { append(&caller, id, request, body).await }).await
 }
 

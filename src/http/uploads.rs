@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::AppState;
-use super::body::{known_len, read_json_object, require_identity, require_json, stream_body};
+use super::body::{BodyLimits, known_len, read_json_object, require_identity, require_json, stream_body};
 use super::caller::Caller;
 use super::files::{FileIdPath, file_id, idempotency_key, limit};
 use super::view::timestamp;
@@ -116,7 +116,7 @@ pub async fn create(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) ->
     permit(&caller.principal, Action::Write, Resource::Tenant)?;
     query::refuse(&uri)?;
     require_json(&headers)?;
-    let said = read_json_object(body, caller.state.body_idle, MAX_BODY_LEN).await?;
+    let said = read_json_object(body, caller.state.body_limits, MAX_BODY_LEN).await?;
     let request = UploadRequest {
         idempotency_key: idempotency_key(&headers)?,
         request_id: caller.audit_id(),
@@ -291,7 +291,7 @@ pub async fn put_part(
         digests: digests::announced(&head.headers)?.both(),
         customer_key: caller.customer_key,
     };
-    let body = stream_body(body, caller.state.body_idle);
+    let body = stream_body(body, caller.state.body_limits);
     let size = caller.state.files.put_part(caller.principal, id, n, request, body).await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(json!({ "part": n, "size": size }))).into_response())
 }
@@ -301,7 +301,7 @@ pub async fn complete(caller: Caller, Path(id): Path<String>, uri: Uri, body: Bo
     permit(&caller.principal, Action::Write, Resource::Tenant)?;
     query::refuse(&uri)?;
     let id = file_id(&id)?;
-    refuse_members(body, caller.state.body_idle).await?;
+    refuse_members(body, caller.state.body_limits).await?;
     let audit_id = caller.audit_id();
     let Caller { state, principal, customer_key, .. } = caller;
     let put = state.files.complete_upload(principal, id, customer_key, audit_id).await?;
@@ -309,12 +309,12 @@ pub async fn complete(caller: Caller, Path(id): Path<String>, uri: Uri, body: Bo
 }
 
 /// Takes no body, and an object without members.
-async fn refuse_members(body: Body, idle: Duration) -> Result<(), Error> {
-    let body = super::body::read_whole(body, idle, MAX_BODY_LEN).await?;
+async fn refuse_members(body: Body, limits: BodyLimits) -> Result<(), Error> {
+    let body = super::body::read_whole(body, limits, MAX_BODY_LEN).await?;
     if body.is_empty() {
         return Ok(());
     }
-    let members = read_json_object(body.into(), idle, MAX_BODY_LEN).await?;
+    let members = read_json_object(body.into(), limits, MAX_BODY_LEN).await?;
     match members.keys().next() {
         Some(name) => Err(query::unknown(name)),
         None => Ok(()),

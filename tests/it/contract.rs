@@ -175,6 +175,7 @@ fn a_setting_that_cannot_be_used_is_named() {
         ("[server]\ndrain_secs = 3601", "server.drain_secs"),
         ("[server]\nhead_timeout_secs = 0", "server.head_timeout_secs"),
         ("[server]\nbody_idle_secs = 0", "server.body_idle_secs"),
+        ("[server]\nmin_body_bytes_per_sec = 1048577", "server.min_body_bytes_per_sec"),
         ("[server]\nmax_connections = 0", "server.max_connections"),
         ("[server]\npublic_url = \"files.example\"", "server.public_url"),
         ("[server]\npublic_url = \"ftp://files.example\"", "server.public_url"),

@@ -86,6 +86,19 @@ impl Wire {
         Some(Answer { status, headers, body: Vec::new() })
     }
 
+    /// Sends a piece again and again until something comes back, or as often as it is told.
+    pub async fn drip(&mut self, piece: &[u8], pause: Duration, most: usize) {
+        for _ in 0..most {
+            if self.stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                _ = self.stream.readable() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
     /// Whether the peer closes without another byte.
     pub async fn is_closed(&mut self) -> bool {
         self.read.is_empty() && !self.fill().await
