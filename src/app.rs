@@ -15,6 +15,7 @@ use crate::files::tokens::TokenKeys;
 use crate::files::{Files, Keys};
 use crate::http::body::BodyLimits;
 use crate::http::client::parse_network;
+use crate::http::content_host::host_of;
 use crate::http::limits::Limits;
 use crate::http::{AppState, router, serve};
 use crate::jobs::{self, rekey};
@@ -222,10 +223,16 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
 
 /// What handlers work with, for a server that listens at `url`.
 pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
-    let public_url = Some(settings.server.public_url.trim_end_matches('/')).filter(|url| !url.is_empty());
+    let or = |set: &str, otherwise: &str| match set.trim_end_matches('/') {
+        "" => otherwise.to_owned(),
+        set => set.to_owned(),
+    };
+    let public_url = or(&settings.server.public_url, url);
     AppState {
         files,
-        public_url: public_url.unwrap_or(url).into(),
+        content_base: or(&settings.server.content_url, &public_url).into(),
+        content_host: host_of(&settings.server.content_url).map(Into::into),
+        public_url: public_url.into(),
         body_limits: BodyLimits {
             idle: Duration::from_secs(settings.server.body_idle_secs),
             min_bytes_per_sec: settings.server.min_body_bytes_per_sec,

@@ -11,6 +11,7 @@ pub mod caller;
 pub mod client;
 pub mod conditional;
 pub mod content;
+pub mod content_host;
 pub mod cors;
 pub mod cursor;
 pub mod customer_key;
@@ -29,6 +30,7 @@ pub mod query;
 pub mod ranges;
 pub mod ruft;
 pub mod serve;
+pub mod throttle;
 pub mod tus;
 pub mod uploads;
 pub mod view;
@@ -47,6 +49,7 @@ use tower_http::compression::CompressionLayer;
 use crate::error::{Error, ErrorCode};
 use crate::files::Files;
 use body::BodyLimits;
+use content_host::host_of;
 use limits::Limits;
 
 /// How the server listens and how long it waits.
@@ -57,6 +60,8 @@ pub struct ServerSettings {
     pub listen: String,
     /// Base of the links handed out; empty: the listen address.
     pub public_url: String,
+    /// Base of the links of content, on a host that serves nothing else; empty: as all others.
+    pub content_url: String,
     /// How long a stopping server lets requests finish, 0 to 3,600 seconds.
     pub drain_secs: u64,
     /// How long a request's head may take, 1 to 300 seconds.
@@ -105,12 +110,24 @@ impl ServerSettings {
         if let Some(text) = self.trusted_proxies.iter().find_map(|text| client::parse_network(text).err()) {
             return Err(format!("server.trusted_proxies: {text:?} is not an address or a network such as 10.0.0.0/8"));
         }
-        let url = &self.public_url;
-        let is_base = url.parse::<http::Uri>().is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.query().is_none()
-        });
-        if !url.is_empty() && !is_base {
-            return Err("server.public_url: not an absolute http or https URL".into());
+        self.check_urls()
+    }
+
+    fn check_urls(&self) -> Result<(), String> {
+        let is_base = |url: &str| {
+            url.parse::<http::Uri>().is_ok_and(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.query().is_none()
+            })
+        };
+        let urls = [("server.public_url", &self.public_url), ("server.content_url", &self.content_url)];
+        if let Some((key, _)) = urls.into_iter().find(|(_, url)| !url.is_empty() && !is_base(url)) {
+            return Err(format!("{key}: not an absolute http or https URL"));
+        }
+        if !self.content_url.is_empty() && host_of(&self.content_url) == host_of(&self.public_url) {
+            return Err("server.content_url: its host is the one of server.public_url; content needs another".into());
+        }
+        if !self.content_url.is_empty() && self.public_url.is_empty() {
+            return Err("server.content_url: needs server.public_url, which says where the rest is".into());
         }
         Ok(())
     }
@@ -123,6 +140,10 @@ pub struct AppState {
     pub files: Files,
     /// Base of the links handed out, without a closing slash.
     pub public_url: Arc<str>,
+    /// Base of the links of content, without a closing slash.
+    pub content_base: Arc<str>,
+    /// The host that serves nothing but content.
+    pub content_host: Option<Arc<str>>,
     /// How slowly a body may come.
     pub body_limits: BodyLimits,
     /// Origins whose pages may ask.
@@ -170,6 +191,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || {
             Error::new(ErrorCode::MethodNotAllowed, "See the Allow header for what this path offers.")
         })
+        .layer(from_fn_with_state(state.clone(), content_host::confine))
         .layer(from_fn(guard::refuse_ambiguous_framing))
         .layer(from_fn_with_state(state.clone(), denied::record))
         .layer(from_fn_with_state(state.clone(), limits::admit))

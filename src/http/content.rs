@@ -24,6 +24,7 @@ use super::negotiate::{Coding, accepts};
 use super::problem::RequestId;
 use super::query;
 use super::ranges::{self, RangePlan};
+use super::throttle::{Rate, paced};
 use crate::error::{Error, ErrorCode};
 use crate::files::open::OpenedFile;
 use crate::files::read::{EncodedContent, ReadCost, ReadPlan};
@@ -34,6 +35,8 @@ use crate::random;
 use crate::store::Id;
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// Fetch Standard, §3.8.
+static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// `GET` and `HEAD /v1/files/{id}/content`.
 pub async fn open(AnyCaller(caller): AnyCaller, FileIdPath(id): FileIdPath, head: Parts) -> Result<Response, Error> {
@@ -45,9 +48,9 @@ pub(super) async fn respond(caller: Caller, id: Id, head: Parts) -> Result<Respo
     let Caller { state, principal, request_id, customer_key } = caller;
     let Parts { method, headers, uri, .. } = head;
     let file = state.files.open(&principal, id, customer_key).await?;
-    let disposition = wanted_disposition(&uri)?;
+    let wish = wish(&uri)?;
     let encoded = negotiate(&file, &headers)?;
-    let representation = Representation::new(&state, &file, disposition, encoded.as_ref())?;
+    let representation = Representation::new(&state, &file, wish, encoded.as_ref())?;
     let validators = Validators { etag: &representation.etag, modified: representation.modified };
     let is_get = method == Method::GET;
     match evaluate(Reading::Safe, &headers, &validators) {
@@ -102,18 +105,25 @@ pub(super) async fn respond(caller: Caller, id: Id, head: Parts) -> Result<Respo
     }
 }
 
-fn wanted_disposition(uri: &Uri) -> Result<Disposition, Error> {
+/// What the query says about the answer.
+struct Wish {
+    disposition: Disposition,
+    rate: Option<Rate>,
+}
+
+fn wish(uri: &Uri) -> Result<Wish, Error> {
     let pairs = query::pairs(uri)?;
     query::require_single(&pairs, &[])?;
-    let mut disposition = Disposition::Inline;
+    let mut wish = Wish { disposition: Disposition::Inline, rate: None };
     for (name, value) in &pairs {
         match (name.as_str(), value.as_str()) {
-            ("download", "1") => disposition = Disposition::Attachment,
+            ("download", "1") => wish.disposition = Disposition::Attachment,
             ("download", _) => return Err(Error::bad_request("download", "download is 1 or absent.")),
+            ("throttle", value) => wish.rate = Some(Rate::parse(value)?),
             _ => return Err(query::unknown(name)),
         }
     }
-    Ok(disposition)
+    Ok(wish)
 }
 
 /// The stored coding, where the client accepts it and asks for the whole.
@@ -137,15 +147,11 @@ struct Representation {
     modified: SystemTime,
     headers: HeaderMap,
     content_type: HeaderValue,
+    rate: Option<Rate>,
 }
 
 impl Representation {
-    fn new(
-        state: &AppState,
-        file: &OpenedFile,
-        wanted: Disposition,
-        encoded: Option<&EncodedContent>,
-    ) -> Result<Self, Error> {
+    fn new(state: &AppState, file: &OpenedFile, wish: Wish, encoded: Option<&EncodedContent>) -> Result<Self, Error> {
         let doc = &file.doc;
         let mut etag = state.files.etag(doc);
         let modified = doc.created_at.to_system_time();
@@ -161,9 +167,12 @@ impl Representation {
         if doc.content.codec != Codec::Identity.name() {
             headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
         }
-        let is_inline = wanted == Disposition::Inline && is_safe_inline(&doc.content_type);
+        let is_inline = wish.disposition == Disposition::Inline && is_safe_inline(&doc.content_type);
         let disposition = if is_inline { Disposition::Inline } else { Disposition::Attachment };
-        let caching = if doc.access == "public" { "public, no-cache" } else { "private, no-cache" };
+        let (caching, embedding) = match doc.access.as_str() {
+            "public" => ("public, no-cache", "cross-origin"),
+            _ => ("private, no-cache", "same-origin"),
+        };
         headers.insert(ETAG, value(&format!("\"{etag}\""))?);
         headers.insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified))?);
         headers.insert(CONTENT_DISPOSITION, content_disposition(disposition, &doc.name));
@@ -171,7 +180,8 @@ impl Representation {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        Ok(Self { etag, modified, headers, content_type: value(&doc.content_type)? })
+        headers.insert(CROSS_ORIGIN_RESOURCE_POLICY.clone(), HeaderValue::from_static(embedding));
+        Ok(Self { etag, modified, headers, content_type: value(&doc.content_type)?, rate: wish.rate })
     }
 
     /// The answer with the bytes of a read.
@@ -183,7 +193,8 @@ impl Representation {
         request_id: &RequestId,
     ) -> Result<Response, Error> {
         self.tell_cost(std::slice::from_ref(&plan))?;
-        Ok(self.respond(status, Some(len), body(plan.read().await?, request_id)))
+        let body = paced(body(plan.read().await?, request_id), self.rate);
+        Ok(self.respond(status, Some(len), body))
     }
 
     /// Says what reads take from the database, as a metric without a duration (W3C Server Timing §2).
@@ -238,7 +249,8 @@ fn respond_multi(
     let parts = stream::iter(plan.parts.into_iter().zip(reads).map(Ok))
         .and_then(async move |(part, read)| Ok::<_, Error>(stream::iter([Ok(part.head)]).chain(read.read().await?)));
     let whole = parts.try_flatten().chain(stream::iter([Ok(plan.tail)])).boxed();
-    Ok(representation.respond(StatusCode::PARTIAL_CONTENT, Some(plan.content_length), body(whole, request_id)))
+    let body = paced(body(whole, request_id), representation.rate);
+    Ok(representation.respond(StatusCode::PARTIAL_CONTENT, Some(plan.content_length), body))
 }
 
 /// A body that cuts the connection when its stream fails; the failure is logged here, as no answer

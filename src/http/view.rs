@@ -112,6 +112,11 @@ impl AppState {
         format!("{}/v1/files/{}", self.public_url, file.file.to_hex())
     }
 
+    /// Where its content is: on the host of content, where there is one.
+    pub fn content_url(&self, file: &FileDoc) -> String {
+        format!("{}/v1/files/{}/content", self.content_base, file.file.to_hex())
+    }
+
     /// The answer to a request that made a file.
     pub fn created(&self, file: FileDoc) -> Response {
         let location = self.file_url(&file);
@@ -128,7 +133,7 @@ impl AppState {
             tracing::error!(file = %file.file, error = %error, cause = ?error.cause, "a digest does not open");
         });
         let sha256 = sha256.ok().flatten().map(|digest| digest.to_string());
-        let url = self.file_url(&file);
+        let (url, content_url) = (self.file_url(&file), self.content_url(&file));
         let content = &file.content;
         let compression = (content.codec != "identity").then(|| CompressionView {
             codec: content.codec.clone(),
@@ -175,7 +180,7 @@ impl AppState {
             deduplicated: file.deduplicated,
             created_at: timestamp(file.created_at),
             updated_at: timestamp(file.updated_at),
-            links: LinksView { content: format!("{url}/content"), this: url, thumbnail: None, versions: None },
+            links: LinksView { content: content_url, this: url, thumbnail: None, versions: None },
         }
     }
 }

@@ -177,6 +177,12 @@ fn a_setting_that_cannot_be_used_is_named() {
         ("[server]\nbody_idle_secs = 0", "server.body_idle_secs"),
         ("[server]\nmin_body_bytes_per_sec = 1048577", "server.min_body_bytes_per_sec"),
         ("[server]\nmax_connections = 0", "server.max_connections"),
+        (
+            "[server]\npublic_url = \"https://a.example\"\ncontent_url = \"https://A.example:8443\"",
+            "server.content_url",
+        ),
+        ("[server]\ncontent_url = \"https://a.example\"", "server.content_url"),
+        ("[server]\npublic_url = \"https://a.example\"\ncontent_url = \"b.example\"", "server.content_url"),
         ("[server]\npublic_url = \"files.example\"", "server.public_url"),
         ("[server]\npublic_url = \"ftp://files.example\"", "server.public_url"),
         ("[database]\ndata_pool = 3", "database.data_pool"),
