@@ -34,6 +34,7 @@ pub mod snapshot;
 mod standing;
 pub mod tails;
 pub mod transaction;
+pub mod upload_memory;
 pub mod uploads;
 pub mod usage;
 pub mod vitals;
@@ -51,7 +52,6 @@ use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreferenc
 use mongodb::{Client, Collection, Database};
 use serde::Deserialize;
 use thiserror::Error;
-use tokio::sync::Semaphore;
 
 use commit::Commit;
 use gridfs::read::SmallChunk;
@@ -59,6 +59,7 @@ use group::Group;
 use limit::Within;
 use registry::{FileDoc, Sought};
 use segments::SegmentDoc;
+use upload_memory::UploadMemory;
 
 use crate::error::{Error, ErrorCode};
 use crate::metrics;
@@ -84,6 +85,8 @@ pub struct DatabaseSettings {
     pub query_timeout_ms: u64,
     /// Chunk bytes that all uploads together may have on their way, 16 to 65,536 MiB.
     pub upload_budget_mib: u32,
+    /// Of that, what the uploads of one credential may have while nobody else uploads, 10 to 100 percent.
+    pub credential_budget_percent: u32,
 }
 
 impl DatabaseSettings {
@@ -96,6 +99,7 @@ impl DatabaseSettings {
             ("database.operation_timeout_secs", self.operation_timeout_secs, 1..=3600),
             ("database.query_timeout_ms", self.query_timeout_ms, 100..=600_000),
             ("database.upload_budget_mib", u64::from(self.upload_budget_mib), 16..=65_536),
+            ("database.credential_budget_percent", u64::from(self.credential_budget_percent), 10..=100),
         ];
         let forbidden = ['/', '\\', '.', ' ', '"', '$', '\0'];
         if self.name.is_empty() || self.name.len() > 63 || self.name.contains(forbidden) {
@@ -241,8 +245,7 @@ pub struct Store {
     data: Database,
     limit: Duration,
     query_timeout: Duration,
-    upload_budget: Arc<Semaphore>,
-    upload_budget_len: usize,
+    upload_memory: Arc<UploadMemory>,
     commits: Group<Commit, (Commit, StoreResult<()>)>,
     files: Group<Sought, StoreResult<Option<FileDoc>>>,
     segments: Group<Id, StoreResult<Vec<SegmentDoc>>>,
@@ -273,14 +276,13 @@ impl Store {
             options.connect_timeout = Some(Duration::from_secs(10));
             Ok(Client::with_options(options)?.database(&settings.name))
         };
-        let upload_budget_len = settings.upload_budget_mib as usize * schema::BUDGET_UNITS_PER_MIB;
+        let budget_len = (settings.upload_budget_mib as usize) << 20;
         Ok(Self {
             meta: client(settings.meta_pool, META_APP).await?,
             data: client(settings.data_pool, DATA_APP).await?,
             limit: Duration::from_secs(settings.operation_timeout_secs),
             query_timeout: Duration::from_millis(settings.query_timeout_ms),
-            upload_budget: Arc::new(Semaphore::new(upload_budget_len)),
-            upload_budget_len,
+            upload_memory: Arc::new(UploadMemory::new(budget_len, settings.credential_budget_percent)),
             commits: commit::commits(),
             files: Group::of_reads(LOOK_UPS, |_| 1),
             segments: Group::of_reads(LOOK_UPS, |_| 1),

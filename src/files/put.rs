@@ -97,6 +97,7 @@ impl Files {
         let bucket_days = route.settings.retention_days;
         let plan = self.plan_segment(&SegmentWish {
             tenant: &principal.tenant,
+            actor: &principal.actor,
             route,
             codec,
             protection: protection::choose(route.settings.encryption, request.options.encrypt)?,

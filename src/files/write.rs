@@ -19,12 +19,15 @@ use crate::random;
 use crate::store::blobs::{BlobDoc, scope};
 use crate::store::gridfs::write::ChunkWriter;
 use crate::store::segments::{Pending, SegmentDoc, WrapDoc, binary};
+use crate::store::upload_memory::Holder;
 use crate::store::{Id, StoreError, new_id};
 
 /// How a segment is to be stored.
 pub(super) struct SegmentWish<'a> {
     /// Whose it is.
     pub tenant: &'a str,
+    /// The actor who brings it.
+    pub actor: &'a str,
     /// Where.
     pub route: Route<'a>,
     /// How it is compressed.
@@ -49,6 +52,7 @@ pub(super) struct SegmentPlan {
     customer: Option<CustomerKeys>,
     announced_len: Option<u64>,
     limit: u64,
+    holder: Holder,
     /// It is handed over later, so that its chunks must not wait for that in memory.
     pub is_held: bool,
 }
@@ -65,7 +69,8 @@ const STORING: &str = "store the content";
 impl Files {
     /// Ids, keys and rows of a segment.
     pub(super) fn plan_segment(&self, wish: &SegmentWish<'_>) -> Result<SegmentPlan> {
-        let &SegmentWish { tenant, route, codec, protection, customer_key, file_len, announced_len, limit } = wish;
+        let &SegmentWish { tenant, actor, route, codec, protection, customer_key, file_len, announced_len, limit } =
+            wish;
         let is_sealed = protection != Protection::Plain;
         let (segment_id, blob_id) = (new_id(), new_id());
         let chunk_size = route.settings.chunk_size(file_len);
@@ -90,6 +95,7 @@ impl Files {
             customer,
             announced_len,
             limit,
+            holder: format!("{tenant}\n{actor}").into(),
             is_held: false,
         })
     }
@@ -119,9 +125,9 @@ impl Files {
         whole: Option<Sha256Stream>,
         room: &mut Option<Room>,
     ) -> Result<Stored> {
-        let SegmentPlan { pending, encoder, customer, announced_len, limit, is_held } = plan;
+        let SegmentPlan { pending, encoder, customer, announced_len, limit, holder, is_held } = plan;
         let expected = announced_len.filter(|_| encoder.layout().codec == Codec::Identity);
-        let mut writer = ChunkWriter::new(&self.store, pending.clone(), expected);
+        let mut writer = ChunkWriter::new(&self.store, pending.clone(), expected, holder);
         if is_held {
             writer.store_always();
         }

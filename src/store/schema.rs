@@ -88,11 +88,6 @@ pub fn is_kept(collection: &str) -> bool {
 /// Bytes of a bucket's name, whoever made it: what MongoDB allows for a collection, less the database and the ending.
 const MAX_BUCKET_NAME: usize = 180;
 
-/// Bytes of one permit of the upload budget.
-pub const BUDGET_UNIT_LEN: usize = 64 << 10;
-/// Permits per MiB of the upload budget.
-pub const BUDGET_UNITS_PER_MIB: usize = (1 << 20) / BUDGET_UNIT_LEN;
-
 /// The files collection of a bucket.
 pub fn files_of(bucket: &str) -> String {
     format!("{bucket}.files")

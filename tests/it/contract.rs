@@ -190,6 +190,8 @@ fn a_setting_that_cannot_be_used_is_named() {
         ("[database]\nselection_timeout_secs = 0", "database.selection_timeout_secs"),
         ("[database]\nquery_timeout_ms = 99", "database.query_timeout_ms"),
         ("[database]\nupload_budget_mib = 15", "database.upload_budget_mib"),
+        ("[database]\ncredential_budget_percent = 9", "database.credential_budget_percent"),
+        ("[database]\ncredential_budget_percent = 101", "database.credential_budget_percent"),
         ("[database]\nname = \"\"", "database.name"),
         ("[database]\nname = \"a.b\"", "database.name"),
         ("[mongod]\ncache_mib = 255", "mongod.cache_mib"),

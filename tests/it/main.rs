@@ -61,5 +61,6 @@ mod tidy;
 mod tus;
 mod tus_concat;
 mod unreachable;
+mod upload_memory;
 mod upload_model;
 mod uploads;

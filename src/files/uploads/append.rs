@@ -131,6 +131,7 @@ impl Files {
         let hash = (upload.hashed.len == number(start)?).then(|| self.hash_state(&upload, &key));
         let mut appending = Appending {
             files: self,
+            actor: &principal.actor,
             key,
             said,
             sent: request.customer_key,
@@ -172,6 +173,7 @@ fn both(one: Option<Verdict>, other: Option<Verdict>) -> Option<Verdict> {
 /// An append under way.
 struct Appending<'a> {
     files: &'a Files,
+    actor: &'a str,
     upload: UploadDoc,
     key: Key,
     said: PutOptions,
@@ -268,7 +270,7 @@ impl Appending<'_> {
         let (said, upload) = (&self.said, self.upload.clone());
         let upload = files.decide(upload, first.as_ref(), said, &mut source).await?;
         self.end = self.end.min(files.within_bucket(&upload, self.start..self.end)?.end);
-        let mut plan = files.plan_piece(&upload, most, None, self.sent.as_ref())?;
+        let mut plan = files.plan_piece(&upload, self.actor, most, None, self.sent.as_ref())?;
         plan.is_held = !self.is_kept;
         let pending = plan.pending.clone();
         let continued = self.running.clone().filter(|_| self.start > 0);

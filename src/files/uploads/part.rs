@@ -82,7 +82,8 @@ impl Files {
 
         let running = self.running_hash(&upload, place.start, &key)?;
         let most = place.end - place.start;
-        let plan = self.plan_piece(&upload, most, request.announced_len, request.customer_key.as_ref())?;
+        let (actor, sent) = (&principal.actor, request.customer_key.as_ref());
+        let plan = self.plan_piece(&upload, actor, most, request.announced_len, sent)?;
         let pending = plan.pending.clone();
         let part = Part { upload, place, pending, first, key };
         let continued = running.filter(|_| part.place.start > 0);

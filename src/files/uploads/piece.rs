@@ -109,10 +109,11 @@ impl Files {
         Ok((Route { bucket: &storing.bucket, settings }, codec, protection))
     }
 
-    /// Ids, keys and rows of a segment that takes a place.
+    /// Ids, keys and rows of a segment that takes a place, brought by this actor.
     pub(super) fn plan_piece(
         &self,
         upload: &UploadDoc,
+        actor: &str,
         limit: u64,
         announced_len: Option<u64>,
         sent: Option<&Key>,
@@ -120,6 +121,7 @@ impl Files {
         let (route, codec, protection) = self.storing(upload)?;
         self.plan_segment(&SegmentWish {
             tenant: &upload.tenant,
+            actor,
             route,
             codec,
             protection,

@@ -49,7 +49,7 @@ impl Files {
         let tail = self.read_tail(&upload, key).await?;
         let mut source = FrameSource::new(stream::iter([Ok(tail.into())]).boxed());
         let stored_as = self.decide(upload.clone(), None, said, &mut source).await?;
-        let plan = self.plan_piece(&stored_as, len.unsigned_abs(), Some(len.unsigned_abs()), sent)?;
+        let plan = self.plan_piece(&stored_as, &upload.owner, len.unsigned_abs(), Some(len.unsigned_abs()), sent)?;
         let pending = plan.pending.clone();
         let outcome = async {
             let stored = self.write_segment(plan, source, None, &mut None).await?;

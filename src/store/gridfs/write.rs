@@ -9,7 +9,6 @@ use mongodb::Collection;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{RawDocumentBuf, doc};
 use mongodb::error::{ErrorKind, IndexedWriteError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 
 use super::repeat;
@@ -17,8 +16,9 @@ use crate::failpoint;
 use crate::format::frame::FrameBuf;
 use crate::store::chunks::{AttemptPrefix, ChunkDocument};
 use crate::store::limit::Within;
-use crate::store::schema::{BUDGET_UNIT_LEN, chunks_of};
+use crate::store::schema::chunks_of;
 use crate::store::segments::{LeaseKeeper, Pending, State};
+use crate::store::upload_memory::{HeldMemory, Holder, UploadMemory};
 use crate::store::{DUPLICATE_KEY, Id, Store, StoreError, StoreResult};
 
 /// Chunk bytes of one insert when nobody else writes.
@@ -27,8 +27,6 @@ const BATCH_LEN: usize = 4 << 20;
 const BATCHES_IN_FLIGHT: usize = 2;
 /// What the first chunk of a file of unknown length begins with.
 const FIRST_CAPACITY: usize = 64 << 10;
-/// How long a writer waits for memory before its client is asked to come back.
-const BUDGET_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Writes the chunks of one GridFS file: batches in flight, bounded by the store's byte budget.
 ///
@@ -38,9 +36,8 @@ const BUDGET_PATIENCE: Duration = Duration::from_secs(15);
 pub struct ChunkWriter {
     store: Store,
     chunks: Collection<RawDocumentBuf>,
-    budget: Arc<Semaphore>,
-    /// All permits of the budget.
-    budget_len: usize,
+    budget: Arc<UploadMemory>,
+    holder: Holder,
     files_id: Id,
     prefix: AttemptPrefix,
     chunk_size: usize,
@@ -48,11 +45,11 @@ pub struct ChunkWriter {
     expected: Option<u64>,
     next_n: u32,
     stored_len: u64,
-    open: Option<(ChunkDocument, OwnedSemaphorePermit)>,
+    open: Option<(ChunkDocument, HeldMemory)>,
     batch: Batch,
     in_flight: JoinSet<StoreResult<Batch>>,
     /// The memory of chunks that are stored, with its share of the budget, for the next ones.
-    spare: Vec<(RawDocumentBuf, OwnedSemaphorePermit)>,
+    spare: Vec<(RawDocumentBuf, HeldMemory)>,
     reservation: Reservation,
     stores_always: bool,
 }
@@ -67,18 +64,18 @@ enum Reservation {
 #[derive(Default)]
 struct Batch {
     documents: Vec<RawDocumentBuf>,
-    permits: Vec<OwnedSemaphorePermit>,
+    memory: Vec<HeldMemory>,
     len: usize,
 }
 
 impl ChunkWriter {
-    /// A writer of the pending segment's bytes. `expected_len` is a hint about their number.
-    pub fn new(store: &Store, pending: Pending, expected_len: Option<u64>) -> Self {
+    /// A writer of the pending segment's bytes, for an upload of `holder`. `expected_len` is a hint about their number.
+    pub fn new(store: &Store, pending: Pending, expected_len: Option<u64>, holder: Holder) -> Self {
         Self {
             store: store.clone(),
             chunks: store.data.collection(&chunks_of(&pending.segment.bucket)),
-            budget: Arc::clone(&store.upload_budget),
-            budget_len: store.upload_budget_len,
+            budget: Arc::clone(&store.upload_memory),
+            holder,
             files_id: pending.segment.id,
             prefix: AttemptPrefix::random(),
             chunk_size: pending.segment.chunk_size.unsigned_abs() as usize,
@@ -115,7 +112,7 @@ impl ChunkWriter {
     /// What an earlier insert ran into, or [`StoreError::Damaged`] past 2³¹ chunks.
     pub async fn push(&mut self, mut piece: &[u8]) -> StoreResult<()> {
         while !piece.is_empty() {
-            let (mut chunk, permit) = match self.open.take() {
+            let (mut chunk, share) = match self.open.take() {
                 Some(open) => open,
                 None => self.open_chunk().await?,
             };
@@ -124,7 +121,7 @@ impl ChunkWriter {
             self.stored_len += now.len() as u64;
             piece = later;
             let is_full = chunk.payload_len() == self.chunk_size;
-            self.open = Some((chunk, permit));
+            self.open = Some((chunk, share));
             if is_full {
                 self.close_chunk().await?;
             }
@@ -149,23 +146,23 @@ impl ChunkWriter {
                 return Ok(Some(frame));
             }
         };
-        let (spare, permit) = self.memory(self.chunk_size).await?;
+        let (spare, share) = self.memory(self.chunk_size).await?;
         let (id, n) = self.next_chunk()?;
-        self.open = Some((ChunkDocument::in_memory(memory, id, self.files_id, n), permit));
+        self.open = Some((ChunkDocument::in_memory(memory, id, self.files_id, n), share));
         self.stored_len += self.chunk_size as u64;
         self.close_chunk().await?;
         Ok(spare.map(FrameBuf::from_memory))
     }
 
-    async fn open_chunk(&mut self) -> StoreResult<(ChunkDocument, OwnedSemaphorePermit)> {
+    async fn open_chunk(&mut self) -> StoreResult<(ChunkDocument, HeldMemory)> {
         let remaining = self.expected.map(|expected| expected.saturating_sub(self.stored_len) as usize);
         let remaining = remaining.filter(|len| *len > 0).map(|len| len.min(self.chunk_size));
         let unknown = if self.next_n == 0 { FIRST_CAPACITY } else { self.chunk_size };
         // A chunk of unknown length may grow to its full size.
-        let (spare, permit) = self.memory(remaining.unwrap_or(self.chunk_size)).await?;
+        let (spare, share) = self.memory(remaining.unwrap_or(self.chunk_size)).await?;
         let memory = spare.unwrap_or_else(|| ChunkDocument::memory(remaining.unwrap_or(unknown).min(self.chunk_size)));
         let (id, n) = self.next_chunk()?;
-        Ok((ChunkDocument::new(memory, id, self.files_id, n), permit))
+        Ok((ChunkDocument::new(memory, id, self.files_id, n), share))
     }
 
     fn next_chunk(&mut self) -> StoreResult<(ObjectId, u32)> {
@@ -178,40 +175,36 @@ impl ChunkWriter {
     }
 
     /// A share of the budget for `len` bytes, with that of a stored chunk its memory too.
-    async fn memory(&mut self, len: usize) -> StoreResult<(Option<Vec<u8>>, OwnedSemaphorePermit)> {
-        if let Some((stored, permit)) = self.spare.pop() {
-            return Ok((Some(stored.into_bytes()), permit));
+    async fn memory(&mut self, len: usize) -> StoreResult<(Option<Vec<u8>>, HeldMemory)> {
+        if let Some((stored, share)) = self.spare.pop() {
+            return Ok((Some(stored.into_bytes()), share));
         }
-        let units = u32::try_from(len.div_ceil(BUDGET_UNIT_LEN)).unwrap_or(u32::MAX);
-        if let Ok(permit) = Arc::clone(&self.budget).try_acquire_many_owned(units) {
-            return Ok((None, permit));
+        if let Some(share) = self.budget.try_take(&self.holder, len) {
+            return Ok((None, share));
         }
         // A writer waits only while it holds nothing unsent and nothing unused, so the budget always frees up.
         self.send_batch().await?;
         while let Some(stored) = self.in_flight.try_join_next() {
             self.note(stored)?;
         }
-        if let Some((stored, permit)) = self.spare.pop() {
-            return Ok((Some(stored.into_bytes()), permit));
+        if let Some((stored, share)) = self.spare.pop() {
+            return Ok((Some(stored.into_bytes()), share));
         }
-        let budget = Arc::clone(&self.budget);
-        let waiting = tokio::time::timeout(BUDGET_PATIENCE, budget.acquire_many_owned(units));
-        let permit = waiting.await.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Busy)?;
-        Ok((None, permit))
+        Ok((None, self.budget.take(&self.holder, len).await?))
     }
 
     /// Ends the open chunk; sends the batch where it is long enough.
     async fn close_chunk(&mut self) -> StoreResult<()> {
         self.collect_chunk();
-        let is_due = self.batch.len >= BATCH_LEN || is_tight(&self.budget, self.budget_len);
+        let is_due = self.batch.len >= BATCH_LEN || self.budget.is_tight(&self.holder);
         if is_due { self.send_batch().await } else { Ok(()) }
     }
 
     fn collect_chunk(&mut self) {
-        if let Some((chunk, permit)) = self.open.take() {
+        if let Some((chunk, share)) = self.open.take() {
             self.batch.len += chunk.payload_len();
             self.batch.documents.push(chunk.finish());
-            self.batch.permits.push(permit);
+            self.batch.memory.push(share);
         }
     }
 
@@ -232,11 +225,11 @@ impl ChunkWriter {
             Reservation::Made(_) => {}
         }
         let (chunks, limit) = (self.chunks.clone(), self.store.limit);
-        let (budget, budget_len) = (Arc::clone(&self.budget), self.budget_len);
+        let (budget, holder) = (Arc::clone(&self.budget), Arc::clone(&self.holder));
         self.in_flight.spawn(async move {
             insert_batch(&chunks, &batch, limit).await?;
             // Whoever waits for memory must not wait for this writer's client.
-            Ok(if is_tight(&budget, budget_len) { Batch::default() } else { batch })
+            Ok(if budget.is_tight(&holder) { Batch::default() } else { batch })
         });
         Ok(())
     }
@@ -250,7 +243,7 @@ impl ChunkWriter {
 
     fn note(&mut self, stored: Result<StoreResult<Batch>, JoinError>) -> StoreResult<()> {
         let stored = stored.map_err(|panic| StoreError::Damaged(format!("an insert task ended: {panic}")))??;
-        self.spare.extend(stored.documents.into_iter().zip(stored.permits));
+        self.spare.extend(stored.documents.into_iter().zip(stored.memory));
         Ok(())
     }
 
@@ -275,8 +268,8 @@ impl ChunkWriter {
         self.collect_chunk();
         let is_small = self.batch.len < SMALL_LEN && !self.stores_always;
         if matches!(self.reservation, Reservation::Due(..)) && is_small {
-            let Batch { documents, permits, .. } = self.batch;
-            return Ok(WrittenChunks::Unsent { documents, permits });
+            let Batch { documents, memory, .. } = self.batch;
+            return Ok(WrittenChunks::Unsent { documents, memory });
         }
         let sent = self.send_batch().await;
         let settled = self.settle().await;
@@ -296,7 +289,7 @@ impl ChunkWriter {
                 failpoint::hit("upload.chunks");
                 Ok(WrittenChunks::Stored { lease })
             }
-            Reservation::Due(..) => Ok(WrittenChunks::Unsent { documents: Vec::new(), permits: Vec::new() }),
+            Reservation::Due(..) => Ok(WrittenChunks::Unsent { documents: Vec::new(), memory: Vec::new() }),
         }
     }
 }
@@ -311,7 +304,7 @@ pub enum WrittenChunks {
         /// The chunk documents.
         documents: Vec<RawDocumentBuf>,
         /// Their share of the budget, held until the commit is over.
-        permits: Vec<OwnedSemaphorePermit>,
+        memory: Vec<HeldMemory>,
     },
     /// Another program's, files document included.
     Adopted,
@@ -327,12 +320,6 @@ async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: &Batch, limit:
     repeat("chunks", limit, || insert_once(chunks, &batch.documents)).await?;
     failpoint::hit("upload.batch");
     Ok(())
-}
-
-/// Whether less than half of the budget is left: from then on chunks are sent as they are and no writer keeps
-/// memory it does not fill, so that half of the budget is always in motion.
-fn is_tight(budget: &Semaphore, budget_len: usize) -> bool {
-    budget.available_permits() < budget_len / 2
 }
 
 async fn insert_once(chunks: &Collection<RawDocumentBuf>, documents: &[RawDocumentBuf]) -> StoreResult<()> {

@@ -62,7 +62,7 @@ impl TestStore {
 
     /// A new writer of a segment with this id.
     pub fn writer(&self, id: Id, chunk_size: u32) -> ChunkWriter {
-        ChunkWriter::new(&self.store, pending(id, chunk_size), None)
+        ChunkWriter::new(&self.store, pending(id, chunk_size), None, "a test".into())
     }
 
     /// Stores a file through the writer, as an upload does.
