@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -17,7 +18,8 @@ use crate::http::body::BodyLimits;
 use crate::http::client::parse_network;
 use crate::http::content_host::host_of;
 use crate::http::limits::Limits;
-use crate::http::{AppState, router, serve};
+use crate::http::tls::{Tls, connect_to_anyone};
+use crate::http::{AppState, ServerSettings, router, serve};
 use crate::jobs::{self, rekey};
 use crate::keyring::{KeyRing, Roots};
 use crate::mongod::{self, Mongod, OnExit};
@@ -203,17 +205,22 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
     let listener = TcpListener::bind(&settings.server.listen)
         .await
         .map_err(|error| format!("server.listen: cannot listen on {}: {error}", settings.server.listen))?;
+    let tls = Tls::open(&settings.server)?.map(Arc::new);
     let stop = stop_on_signal()?;
     let app = tokio::select! {
         app = App::open(settings) => app?,
         () = stop.cancelled() => return Ok(()),
     };
-    let url = format!("http://{}", listener.local_addr()?);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
+    if let Some(tls) = &tls {
+        reload_on_hangup(Arc::clone(tls))?;
+    }
     let files = app.files.clone();
     let running_jobs = jobs::start(&files, &stop);
     let router = router(app_state(files.clone(), settings, &url));
     println!("gridgate ready on {url}");
-    serve::serve(listener, router, &settings.server, stop).await;
+    serve::serve(listener, router, &settings.server, tls, stop).await;
     running_jobs.wait().await;
     if let Err(error) = files.write_downloads().await {
         tracing::warn!(%error, "the last downloads are not counted");
@@ -260,19 +267,42 @@ fn stop_on_signal() -> Result<CancellationToken, StartError> {
     Ok(stop)
 }
 
+/// Reads the certificate again at each SIGHUP; one that cannot be used changes nothing.
+fn reload_on_hangup(tls: Arc<Tls>) -> Result<(), StartError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match tls.reload() {
+                Ok(()) => tracing::info!("read the certificate again"),
+                Err(why) => tracing::error!(why, "kept the certificate as it was"),
+            }
+        }
+    });
+    Ok(())
+}
+
 /// Asks a running server whether it is ready.
 ///
 /// # Errors
 /// When it does not answer 200.
-pub async fn healthcheck(listen: &str) -> Result<(), StartError> {
+pub async fn healthcheck(settings: &ServerSettings) -> Result<(), StartError> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let address = listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+    let address = settings.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
     let check = async {
-        let mut stream = tokio::net::TcpStream::connect(&address).await?;
+        let stream = tokio::net::TcpStream::connect(&address).await?;
+        let mut stream = match settings.has_tls() {
+            true => Either::Right(connect_to_anyone(stream).await?),
+            false => Either::Left(stream),
+        };
         let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(4096).read_to_end(&mut answer).await?;
+        // Who closes without a word of TLS has answered all the same.
+        let read = stream.take(4096).read_to_end(&mut answer).await;
+        if answer.is_empty() {
+            read?;
+        }
         Ok::<_, std::io::Error>(answer)
     };
     let answer = tokio::time::timeout(Duration::from_secs(5), check).await??;

@@ -148,7 +148,7 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
             Command::Backup(asked) => with_app(&settings, async |app| backup::run_backup(app, &asked).await).await,
             Command::Restore(asked) => backup::run_restore(&settings, &asked).await,
             Command::Keys(command) => with_app(&settings, async |app| keys::run(app, command).await).await,
-            Command::Healthcheck => app::healthcheck(&settings.server.listen).await.map(|()| ExitCode::SUCCESS),
+            Command::Healthcheck => app::healthcheck(&settings.server).await.map(|()| ExitCode::SUCCESS),
         }
     });
     // Blocking work that a cut request left behind is not waited for.

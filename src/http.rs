@@ -31,10 +31,12 @@ pub mod ranges;
 pub mod ruft;
 pub mod serve;
 pub mod throttle;
+pub mod tls;
 pub mod tus;
 pub mod uploads;
 pub mod view;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -62,6 +64,10 @@ pub struct ServerSettings {
     pub public_url: String,
     /// Base of the links of content, on a host that serves nothing else; empty: as all others.
     pub content_url: String,
+    /// A certificate and those that it hangs on, PEM; empty: plain HTTP.
+    pub tls_cert_file: PathBuf,
+    /// The certificate's key, PEM.
+    pub tls_key_file: PathBuf,
     /// How long a stopping server lets requests finish, 0 to 3,600 seconds.
     pub drain_secs: u64,
     /// How long a request's head may take, 1 to 300 seconds.
@@ -110,7 +116,15 @@ impl ServerSettings {
         if let Some(text) = self.trusted_proxies.iter().find_map(|text| client::parse_network(text).err()) {
             return Err(format!("server.trusted_proxies: {text:?} is not an address or a network such as 10.0.0.0/8"));
         }
+        if self.tls_cert_file.as_os_str().is_empty() != self.tls_key_file.as_os_str().is_empty() {
+            return Err("server.tls_key_file: goes with server.tls_cert_file; set both or none".into());
+        }
         self.check_urls()
+    }
+
+    /// Whether TLS is spoken on the listener.
+    pub fn has_tls(&self) -> bool {
+        !self.tls_cert_file.as_os_str().is_empty()
     }
 
     fn check_urls(&self) -> Result<(), String> {

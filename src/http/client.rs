@@ -16,21 +16,20 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub struct Client {
     /// Its address; none where a proxy names nobody, or names them wrongly.
     ip: Option<IpAddr>,
-    /// Whether it came over TLS, as far as a trusted proxy says.
+    /// Whether it came over TLS, as a trusted proxy says or, without one, as this gateway knows.
     is_secure: Option<bool>,
 }
 
 impl Client {
     /// Where a request came from, as these proxies say.
     pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> Self {
-        let peer = extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
-        match peer {
-            Some(peer) if is_trusted(peer, trusted) => Self {
-                ip: forwarded_for(headers, peer, trusted),
-                is_secure: last(headers, FORWARDED_PROTO).map(|proto| proto.eq_ignore_ascii_case("https")),
-            },
-            ip => Self { ip, is_secure: None },
+        let Some(peer) = extensions.get::<Peer>() else { return Self { ip: None, is_secure: None } };
+        let ip = peer.address.ip().to_canonical();
+        if is_trusted(ip, trusted) {
+            let is_secure = last(headers, FORWARDED_PROTO).map(|proto| proto.eq_ignore_ascii_case("https"));
+            return Self { ip: forwarded_for(headers, ip, trusted), is_secure };
         }
+        Self { ip: Some(ip), is_secure: peer.is_tls.then_some(true) }
     }
 
     #[cfg(test)]
@@ -94,12 +93,17 @@ mod tests {
     use super::*;
 
     fn client(peer: &str, fields: &[(&str, &str)]) -> Client {
+        client_over(false, peer, fields)
+    }
+
+    fn client_over(is_tls: bool, peer: &str, fields: &[(&str, &str)]) -> Client {
         let mut request = http::Request::builder();
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let (mut parts, ()) = request.body(()).expect("a request").into_parts();
-        parts.extensions.insert(Peer(SocketAddr::new(peer.parse().expect("an address"), 5)));
+        let address = SocketAddr::new(peer.parse().expect("an address"), 5);
+        parts.extensions.insert(Peer { address, is_tls });
         let trusted = ["10.0.0.0/8", "127.0.0.1", "fd00::/8"].map(|text| parse_network(text).expect("a network"));
         Client::of(&parts.headers, &parts.extensions, &trusted)
     }
@@ -121,6 +125,16 @@ mod tests {
         assert!(!client("10.1.2.3", &[(FORWARDED_FOR, "192.0.2.7"), (FORWARDED_PROTO, "http")]).is_private());
         assert!(client("127.0.0.1", &[]).is_private());
         assert!(!client("127.0.0.1", &[(FORWARDED_PROTO, "http")]).is_private(), "it asks for somebody else");
+    }
+
+    #[test]
+    fn what_comes_over_our_own_tls_is_private_but_for_what_a_proxy_passes_on() {
+        assert!(client_over(true, "192.0.2.1", &[]).is_private());
+        assert!(client_over(true, "192.0.2.1", &[(FORWARDED_PROTO, "http")]).is_private(), "it is nobody's proxy");
+        let from_afar = [(FORWARDED_FOR, "192.0.2.7"), (FORWARDED_PROTO, "http")];
+        for said in [&from_afar[..], &from_afar[..1]] {
+            assert!(!client_over(true, "10.1.2.3", said).is_private(), "how its client came the proxy alone knows");
+        }
     }
 
     #[test]

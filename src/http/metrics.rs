@@ -118,7 +118,7 @@ mod tests {
             );
         }
         let mut parts = request.into_parts().0;
-        parts.extensions.insert(Peer(peer.parse().expect("an address")));
+        parts.extensions.insert(Peer { address: peer.parse().expect("an address"), is_tls: false });
         parts
     }
 

@@ -12,24 +12,32 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
 
 use super::ServerSettings;
+use super::tls::Tls;
 
 /// Pause after a failed accept, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 type Request = http::Request<Incoming>;
 
-/// Where a request came from, as the operating system says; no header can change it.
+/// Where a request came from, as the operating system says, and how; no header can change it.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+pub struct Peer {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS with this gateway.
+    pub is_tls: bool,
+}
 
 impl Peer {
     /// Whether it is on this machine.
     pub fn is_loopback(self) -> bool {
-        self.0.ip().to_canonical().is_loopback()
+        self.address.ip().to_canonical().is_loopback()
     }
 }
 
@@ -40,21 +48,38 @@ const MAX_STREAMS: u32 = 128;
 ///
 /// New connections are refused at once; requests under way may finish within the drain time and are
 /// cut after it. When this returns no connection is left.
-pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSettings, stop: CancellationToken) {
-    let builder = builder(settings);
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: &ServerSettings,
+    tls: Option<Arc<Tls>>,
+    stop: CancellationToken,
+) {
+    let builder = Arc::new(builder(settings));
     let slots = Arc::new(Semaphore::new(settings.max_connections as usize));
     let (graceful, connections, cut) = (GracefulShutdown::new(), TaskTracker::new(), CancellationToken::new());
     let head_timeout = Duration::from_secs(settings.head_timeout_secs);
-    while let Some((stream, peer, slot)) = accept(&listener, &slots, &stop).await {
+    while let Some((stream, address, slot)) = accept(&listener, &slots, &stop).await {
+        let peer = Peer { address, is_tls: tls.is_some() };
         let (service, first) = watch_first_request(router.clone(), peer);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        let cut = cut.clone();
+        let (builder, tls, watcher) = (Arc::clone(&builder), tls.clone(), graceful.watcher());
+        let (cut, stop) = (cut.clone(), stop.clone());
         connections.spawn(async move {
+            let connection = async {
+                // A client that has not shaken hands when the server stops has asked for nothing.
+                match stop.run_until_cancelled(shake_hands(stream, tls)).await {
+                    Some(Ok(stream)) => {
+                        let connection = builder.serve_connection(TokioIo::new(stream), service);
+                        watcher.watch(connection).await
+                    }
+                    Some(Err(error)) => Err(error.into()),
+                    None => Ok(()),
+                }
+            };
             let first_came = async {
                 tokio::time::sleep(head_timeout).await;
-                // Only the first request is timed here: what precedes it, the protocol's version, is timed
-                // nowhere else.
+                // Only the first request is timed here: what precedes it, TLS and the protocol's version, is
+                // timed nowhere else.
                 if first.is_cancelled() {
                     std::future::pending::<()>().await;
                 }
@@ -81,12 +106,23 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSetti
     connections.wait().await;
 }
 
-/// The next connection, its peer and its slot; none when stopping.
+/// The stream as HTTP is spoken on it.
+async fn shake_hands(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+) -> std::io::Result<Either<TcpStream, TlsStream<TcpStream>>> {
+    match tls {
+        Some(tls) => Ok(Either::Right(tls.accept(stream).await?)),
+        None => Ok(Either::Left(stream)),
+    }
+}
+
+/// The next connection, its peer's address and its slot; none when stopping.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
     stop: &CancellationToken,
-) -> Option<(TcpStream, Peer, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     loop {
         let next = async {
             let slot = Arc::clone(slots).acquire_owned().await;
@@ -97,7 +133,7 @@ async fn accept(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(error = %error, "could not set TCP_NODELAY");
                 }
-                return Some((stream, Peer(peer), slot));
+                return Some((stream, peer, slot));
             }
             (Err(error), _) => {
                 tracing::warn!(error = %error, "could not accept a connection");

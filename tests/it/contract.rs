@@ -176,6 +176,8 @@ fn a_setting_that_cannot_be_used_is_named() {
         ("[server]\nhead_timeout_secs = 0", "server.head_timeout_secs"),
         ("[server]\nbody_idle_secs = 0", "server.body_idle_secs"),
         ("[server]\nmin_body_bytes_per_sec = 1048577", "server.min_body_bytes_per_sec"),
+        ("[server]\ntls_cert_file = \"a.pem\"", "server.tls_key_file"),
+        ("[server]\ntls_key_file = \"a.pem\"", "server.tls_key_file"),
         ("[server]\nmax_connections = 0", "server.max_connections"),
         (
             "[server]\npublic_url = \"https://a.example\"\ncontent_url = \"https://A.example:8443\"",

@@ -278,7 +278,7 @@ async fn from_peer(
     }
     let mut request = head.body(Body::empty()).unwrap();
     if let Some(peer) = peer {
-        request.extensions_mut().insert(Peer(peer.parse().unwrap()));
+        request.extensions_mut().insert(Peer { address: peer.parse().unwrap(), is_tls: false });
     }
     let response = router.oneshot(request).await.unwrap();
     let status = response.status().as_u16();

@@ -58,6 +58,7 @@ mod sweep;
 mod tamper;
 mod throttle;
 mod tidy;
+mod tls;
 mod tus;
 mod tus_concat;
 mod unreachable;

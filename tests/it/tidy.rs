@@ -55,11 +55,12 @@ const ARROWS: [(&str, &[&str]); 24] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 22] = [
+const CRATES: [(&str, &[&str]); 23] = [
     ("mongodb", &["store", "mongod"]),
     ("axum", &["http"]),
     ("tower_http", &["http"]),
     ("hyper_util", &["http"]),
+    ("tokio_rustls", &["http"]),
     ("multer", &["http"]),
     ("governor", &["http"]),
     ("jsonwebtoken", &["files"]),

@@ -1,5 +1,6 @@
 //! A whole gateway in the test's process: its own database, its own port, a clock to move.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -59,12 +60,14 @@ impl TestApp {
         change(&mut settings);
         let app = app::App::open(&settings).await.unwrap();
         let listener = TcpListener::bind(&settings.server.listen).await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let tls = http::tls::Tls::open(&settings.server).unwrap().map(Arc::new);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let router = http::router(app::app_state(app.files.clone(), &settings, &url));
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         let server = settings.server.clone();
-        tokio::spawn(async move { http::serve::serve(listener, router, &server, stopping).await });
+        tokio::spawn(async move { http::serve::serve(listener, router, &server, tls, stopping).await });
         let clock = app.files.clock.clone();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { app, url, database, clock, uri: uri.to_owned(), client, mongo: OnceCell::new(), stop }
