@@ -50,6 +50,7 @@ mod ruft;
 mod scrub;
 mod shredding;
 mod slow_bodies;
+mod slow_clients;
 mod space;
 mod starting;
 mod stopping;
