@@ -21,6 +21,8 @@ use crate::support::{mongod, program};
 
 const JWT_SECRET: &str = "the canary's secret, of at least thirty-two bytes";
 const WRONG_KEY: &str = "gg_0123456789abcdef01234567_a-key-that-nobody-has-0123456789";
+/// Of a client's key that opens nothing.
+const WRONG_SEED: u64 = 9;
 const IDEMPOTENCY_KEY: &str = "idempotency-canary-0123456789";
 const CONTENT: &str = "the canary sings at midnight in the vault";
 const NAME: &str = "canary-in-the-coal-mine";
@@ -161,16 +163,18 @@ async fn use_credentials(watched: &mut Watched, key: &str, jwt: &str) {
 /// Content under a client's key, by each way in, read with the right key and with others.
 async fn use_customer_key(watched: &mut Watched, customer_key: &[u8]) {
     const HEADER: &str = "Gridgate-Encryption-Key";
-    let (right, wrong) = (STANDARD.encode(customer_key), STANDARD.encode(noise(32, 9)));
+    let (right, wrong) = (STANDARD.encode(customer_key), STANDARD.encode(noise(32, WRONG_SEED)));
     let named = query(&[("name", NAME), ("compress", "none")]);
     let post = watched.request("POST", &format!("/v1/files?{named}")).bearer_auth(ADMIN_KEY).header(HEADER, &right);
     let file = watched.expect(201, post.header("idempotency-key", IDEMPOTENCY_KEY).body(CONTENT)).await;
     let content = format!("/v1/files/{}/content", file["id"].as_str().unwrap());
     let half = right[..40].to_owned();
-    for (key, status) in [(&right, 200), (&wrong, 403), (&half, 400)] {
-        let get = watched.request("GET", &content).bearer_auth(ADMIN_KEY).header(HEADER, key);
-        // Not kept: it is the content itself.
-        assert_eq!(get.send().await.unwrap().status().as_u16(), status);
+    let get =
+        |watched: &Watched, key: &str| watched.request("GET", &content).bearer_auth(ADMIN_KEY).header(HEADER, key);
+    // Not kept: it is the content itself.
+    assert_eq!(get(watched, &right).send().await.unwrap().text().await.unwrap(), CONTENT);
+    for (key, status) in [(&wrong, 403), (&half, 400)] {
+        watched.expect(status, get(watched, key)).await;
     }
     let begin = watched.request("POST", "/v1/uploads").bearer_auth(ADMIN_KEY).header(HEADER, &right);
     let begin = begin.json(&json!({ "name": NAME, "size": CONTENT.len() }));
@@ -230,6 +234,7 @@ fn assert_search_works(evidence: &Evidence, secrets: &[Secret]) {
     }
     let holds = |place: Place, what: &str| evidence[&place].windows(what.len()).any(|window| window == what.as_bytes());
     assert!(holds(Answers, NAME) && holds(Database, NAME), "a name is where it belongs");
+    assert!(holds(Log, "h2::"), "what is linked into the program talks, too");
     assert!(holds(Log, "idempotency_conflict"), "the log tells what was refused");
     assert!(holds(Metrics, "gridgate_refused_total"), "these are the metrics");
 }
@@ -251,7 +256,7 @@ async fn assert_nothing_leaks(format: &str) {
     let mut evidence = watched.evidence().await;
     evidence.entry(Database).or_default().extend(stored);
 
-    let secret_part = |key: &str| key.rsplit_once('_').unwrap().1.to_owned();
+    let secret_part = |key: &str| key.splitn(3, '_').nth(2).unwrap().to_owned();
     let master_key = STANDARD.decode(MASTER_KEY.split_once(':').unwrap().1).unwrap();
     let secrets = [
         Secret::new("the administrator's key", ADMIN_KEY, &EVERYWHERE),
@@ -263,6 +268,7 @@ async fn assert_nothing_leaks(format: &str) {
         Secret::new("the signature of a token", jwt.rsplit_once('.').unwrap().1, &EVERYWHERE),
         Secret::new("the secret of tokens", JWT_SECRET, &EVERYWHERE),
         Secret::new("a client's key", &customer_key, &EVERYWHERE),
+        Secret::new("another client's key", noise(32, WRONG_SEED), &EVERYWHERE),
         Secret::new("the first half of a client's key", &customer_key[..16], &EVERYWHERE),
         Secret::new("the master key", &master_key, &EVERYWHERE),
         Secret::new("an idempotency key", IDEMPOTENCY_KEY, &EVERYWHERE),
