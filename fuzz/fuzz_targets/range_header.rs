@@ -63,7 +63,8 @@ fn assert_sound(plan: &RangePlan, len: u64) {
     if let RangePlan::Multi(parts) = plan {
         assert!((2..=MAX_RANGES).contains(&parts.len()), "{} parts", parts.len());
         let framed = multipart(parts, len, "text/plain", "boundary");
-        let sent: u64 = framed.parts.iter().map(|part| part.head.len() as u64 + part.range.end - part.range.start).sum();
+        let sent: u64 =
+            framed.parts.iter().map(|part| part.head.len() as u64 + part.range.end - part.range.start).sum();
         assert_eq!(sent + framed.tail.len() as u64, framed.content_length);
         assert!(framed.parts.iter().map(|part| &part.range).eq(parts), "parts in the order of the plan");
     }
@@ -99,7 +100,9 @@ fuzz_target!(|case: Case| {
             assert_eq!(plan == RangePlan::Unsatisfiable, !is_asked.contains(&true), "{members:?} of {len}");
             if plan != RangePlan::Whole {
                 let mut is_planned = vec![false; len as usize];
-                ranges(&plan, len).iter().for_each(|range| is_planned[range.start as usize..range.end as usize].fill(true));
+                ranges(&plan, len)
+                    .iter()
+                    .for_each(|range| is_planned[range.start as usize..range.end as usize].fill(true));
                 assert!(is_planned == is_asked, "{members:?} of {len}: {plan:?}");
             }
         }

@@ -60,16 +60,14 @@ fn key(codec: Codec, frame_len: u32) -> SegmentKey {
 }
 
 fn store(codec: Codec, is_sealed: bool, frame_len: u32, plain: &[u8]) -> Stored {
-    let encoder =
-        SegmentEncoder::new(Layout { codec, level: 1, frame_len }, is_sealed.then(|| key(codec, frame_len)));
+    let encoder = SegmentEncoder::new(Layout { codec, level: 1, frame_len }, is_sealed.then(|| key(codec, frame_len)));
     let mut bytes = encoder.head();
     let count = plain.len().div_ceil(frame_len as usize).max(1);
     let mut entries = Vec::new();
     for i in 0..count {
         let piece = &plain[i * frame_len as usize..plain.len().min((i + 1) * frame_len as usize)];
         let position = if i + 1 == count { Position::Last } else { Position::Inner };
-        let frame =
-            encoder.encode_frame(i as u64, position, FrameBuf::from(piece), &mut FrameBuf::with_capacity(0));
+        let frame = encoder.encode_frame(i as u64, position, FrameBuf::from(piece), &mut FrameBuf::with_capacity(0));
         bytes.extend_from_slice(&frame.bytes);
         entries.push(frame.entry);
     }

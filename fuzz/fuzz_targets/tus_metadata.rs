@@ -29,8 +29,16 @@ fuzz_target!(|case: Case| {
         Case::Raw(line) => {
             let Some(headers) = headers(&line) else { return };
             let Ok(request) = read(&headers) else { return };
-            assert_eq!(request.metadata.as_deref().map(str::as_bytes), Some(line.as_slice()), "told again as it was sent");
-            assert!(request.said.iter().all(|(name, value)| is_option(name) && !value.is_empty()), "{:?}", request.said);
+            assert_eq!(
+                request.metadata.as_deref().map(str::as_bytes),
+                Some(line.as_slice()),
+                "told again as it was sent"
+            );
+            assert!(
+                request.said.iter().all(|(name, value)| is_option(name) && !value.is_empty()),
+                "{:?}",
+                request.said
+            );
             assert!(request.said.windows(2).all(|pair| pair[0].0 < pair[1].0), "in order, and none twice");
             let taken: usize = request.said.iter().map(|(_, value)| value.len()).sum();
             assert!(taken + request.declared_type.map_or(0, |text| text.len()) <= line.len());
