@@ -4,7 +4,7 @@
 #![no_main]
 
 use gridgate::format::index::{self, FrameEntry, FrameIndex};
-use gridgate::format::seek_table;
+use gridgate::format::seek_table::{self, SeekEntry};
 use gridgate::format::segment::{Codec, SegmentDecoder, SegmentFacts};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -19,6 +19,18 @@ struct Case {
     stored_len: u64,
     start: u64,
     asked: (u64, u64),
+    at: usize,
+    xor: u8,
+}
+
+/// What is taken is what would be written, byte for byte.
+fn assert_one_form(bytes: &[u8]) {
+    if let Ok(record) = index::decode(bytes) {
+        assert_eq!(index::encode(record.codec, record.frame_len, &record.entries), bytes);
+    }
+    if let Ok(table) = seek_table::decode(bytes) {
+        assert_eq!(seek_table::encode(&table), bytes);
+    }
 }
 
 /// Frames follow each other, cover the plaintext, and are found by it.
@@ -40,18 +52,27 @@ fn assert_sound(index: &FrameIndex, plain_len: u64, asked: (u64, u64)) {
 }
 
 fuzz_target!(|case: Case| {
-    let Case { bytes, entries, codec, frame_len, plain_len, stored_len, start, asked } = case;
-    if let Ok(record) = index::decode(&bytes) {
-        assert_eq!(index::encode(record.codec, record.frame_len, &record.entries), bytes);
-    }
-    if let Ok(table) = seek_table::decode(&bytes) {
-        assert_eq!(seek_table::encode(&table), bytes);
-    }
+    let Case { bytes, entries, codec, frame_len, plain_len, stored_len, start, asked, at, xor } = case;
+    assert_one_form(&bytes);
     let codec = Codec::ALL[usize::from(codec) % Codec::ALL.len()];
     let entries: Vec<_> =
         entries.into_iter().map(|(stored_len, checksum)| FrameEntry { stored_len, checksum }).collect();
     let record = index::encode(codec, frame_len, &entries);
     assert_eq!(index::decode(&record).expect("it was just written").entries, entries);
+    let rows: Vec<_> = entries
+        .iter()
+        .map(|entry| SeekEntry { stored_len: entry.stored_len, plain_len: entry.checksum as u32 })
+        .collect();
+    let table = seek_table::encode(&rows);
+    assert_eq!(seek_table::decode(&table).expect("it was just written"), rows);
+    // What random bytes seldom are: nearly right.
+    for written in [&record, &table] {
+        let mut changed = written.clone();
+        changed[at % written.len()] ^= xor;
+        assert_one_form(&changed);
+        assert_one_form(&[written.as_slice(), &bytes].concat());
+        assert_one_form(&written[..at % written.len()]);
+    }
     if let Ok(index) = FrameIndex::new(frame_len.into(), plain_len, start, &entries) {
         assert_eq!(index.count(), entries.len());
         assert_sound(&index, plain_len, asked);
