@@ -5,7 +5,7 @@
 mod checksum;
 mod concat;
 mod fields;
-mod metadata;
+pub mod metadata;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;

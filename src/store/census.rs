@@ -130,7 +130,8 @@ impl Store {
             Which::Of(ids) => (doc! { "_id": { "$in": ids } }, 0),
         };
         let found = self.collection::<RawDocumentBuf>(collection);
-        let found = found.find(filter).sort(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
+        let found =
+            found.find(filter).sort(doc! { "_id": 1 }).limit(limit).max_time(self.limit).within(self.limit).await?;
         let entry = |document: RawDocumentBuf| {
             let id = document.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
             let row: Option<T> = mongodb::bson::deserialize_from_slice(document.as_bytes()).ok();
@@ -159,8 +160,14 @@ impl Store {
     /// The `_id`s of a collection that are not of the type gateways use, a few of them.
     pub async fn find_odd_ids(&self, collection: &str, limit: i64) -> StoreResult<Vec<Bson>> {
         let odd = doc! { "_id": { "$not": { "$type": "objectId" } } };
-        let found =
-            self.documents(collection).find(odd).projection(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
+        let found = self
+            .documents(collection)
+            .find(odd)
+            .projection(doc! { "_id": 1 })
+            .limit(limit)
+            .max_time(self.limit)
+            .within(self.limit)
+            .await?;
         let found: Vec<Document> = found.try_collect().within(self.limit).await?;
         Ok(found.into_iter().filter_map(|mut document| document.remove("_id")).collect())
     }
@@ -183,7 +190,13 @@ impl Store {
             "state": State::Pending.name(),
             "$expr": { "$lt": ["$lease", "$$NOW"] },
         };
-        let found = self.documents(BLOBS).find(abandoned).projection(doc! { "_id": 1 }).within(self.limit).await?;
+        let found = self
+            .documents(BLOBS)
+            .find(abandoned)
+            .projection(doc! { "_id": 1 })
+            .max_time(self.limit)
+            .within(self.limit)
+            .await?;
         let found: Vec<Document> = found.try_collect().within(self.limit).await?;
         Ok(found.iter().filter_map(|blob| blob.get_object_id("_id").ok()).collect())
     }
@@ -191,14 +204,18 @@ impl Store {
     /// Of these blobs, those that a registry document names.
     pub async fn find_named(&self, blobs: &[Id]) -> StoreResult<Vec<Id>> {
         let naming = doc! { "blob": { "$in": blobs } };
-        let named = self.documents(REGISTRY).distinct("blob", naming).within(self.limit).await?;
+        let named = self.documents(REGISTRY).distinct("blob", naming).max_time(self.limit).within(self.limit).await?;
         Ok(named.iter().filter_map(Bson::as_object_id).collect())
     }
 
     /// Segments by id.
     pub async fn find_segments_by_id(&self, ids: &[Id]) -> StoreResult<Vec<SegmentDoc>> {
-        let found =
-            self.collection::<SegmentDoc>(SEGMENTS).find(doc! { "_id": { "$in": ids } }).within(self.limit).await?;
+        let found = self
+            .collection::<SegmentDoc>(SEGMENTS)
+            .find(doc! { "_id": { "$in": ids } })
+            .max_time(self.limit)
+            .within(self.limit)
+            .await?;
         Ok(found.try_collect().within(self.limit).await?)
     }
 
@@ -208,8 +225,13 @@ impl Store {
             doc! { "bucket": bucket, "$or": [{ "_id": { "$in": files_ids } }, { "filesId": { "$in": files_ids } }] };
         // Without the records, which may be large.
         let head = doc! { "blob": 1, "bucket": 1, "filesId": 1, "storedLen": 1, "chunkSize": 1, "state": 1 };
-        let found =
-            self.collection::<RawDocumentBuf>(SEGMENTS).find(either).projection(head).within(self.limit).await?;
+        let found = self
+            .collection::<RawDocumentBuf>(SEGMENTS)
+            .find(either)
+            .projection(head)
+            .max_time(self.limit)
+            .within(self.limit)
+            .await?;
         let found: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
         let read = |row: RawDocumentBuf| mongodb::bson::deserialize_from_slice(row.as_bytes()).ok();
         Ok(found.into_iter().filter_map(read).collect())

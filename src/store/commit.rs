@@ -285,7 +285,7 @@ impl Store {
     /// What an idempotency key was used for.
     pub async fn find_idempotency(&self, id: &str) -> StoreResult<Option<IdempotencyDoc>> {
         let keys = self.collection::<IdempotencyDoc>(IDEMPOTENCY);
-        Ok(keys.find_one(doc! { "_id": id }).within(self.limit).await?)
+        Ok(keys.find_one(doc! { "_id": id }).max_time(self.query_timeout).within(self.limit).await?)
     }
 }
 

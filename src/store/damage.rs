@@ -19,8 +19,13 @@ impl Store {
     /// Files whose content a blob is, a few of them.
     pub async fn find_naming(&self, blob: Id, limit: i64) -> StoreResult<Found> {
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
-        let found =
-            registry.find(doc! { "blob": blob }).sort(doc! { "_id": 1 }).limit(limit).within(self.limit).await?;
+        let found = registry
+            .find(doc! { "blob": blob })
+            .sort(doc! { "_id": 1 })
+            .limit(limit)
+            .max_time(self.limit)
+            .within(self.limit)
+            .await?;
         readable(found).within(self.limit).await
     }
 
@@ -62,14 +67,14 @@ impl Store {
     /// Of these blobs, those that are marked.
     pub async fn find_marked(&self, blobs: &[Id]) -> StoreResult<Vec<Id>> {
         let marked = doc! { "_id": { "$in": blobs }, "damagedAt": { "$exists": true } };
-        let found = self.documents(BLOBS).distinct("_id", marked).within(self.limit).await?;
+        let found = self.documents(BLOBS).distinct("_id", marked).max_time(self.limit).within(self.limit).await?;
         Ok(found.iter().filter_map(Bson::as_object_id).collect())
     }
 
     /// How many blobs are marked.
     pub async fn count_damaged(&self) -> StoreResult<u64> {
         let marked = doc! { "damagedAt": { "$gt": DateTime::from_millis(0) } };
-        Ok(self.documents(BLOBS).count_documents(marked).within(self.limit).await?)
+        Ok(self.documents(BLOBS).count_documents(marked).max_time(self.limit).within(self.limit).await?)
     }
 
     /// Stored bytes of all live segments: of a bucket, or of all.

@@ -174,7 +174,7 @@ impl Store {
     /// Finds a file by its id.
     pub async fn find_grid_file(&self, bucket: &str, files_id: &Bson) -> StoreResult<Option<GridFile>> {
         let files = self.collection::<RawDocumentBuf>(&files_of(bucket));
-        let found = files.find_one(doc! { "_id": files_id.clone() }).within(self.limit).await?;
+        let found = files.find_one(doc! { "_id": files_id.clone() }).max_time(self.limit).within(self.limit).await?;
         found.map(|document| GridFile::from_files_document(bucket, &document)).transpose()
     }
 
@@ -202,7 +202,8 @@ impl Store {
         failpoint::hit("reap.files");
         let chunks = self.documents(&chunks_of(bucket));
         let of_file = doc! { "files_id": files_id.clone() };
-        let first = || chunks.find_one(of_file.clone()).sort(doc! { "n": 1 }).projection(doc! { "n": 1 });
+        let first =
+            || chunks.find_one(of_file.clone()).sort(doc! { "n": 1 }).projection(doc! { "n": 1 }).max_time(self.limit);
         while let Some(first) = first().within(self.limit).await? {
             let n = first.get("n").cloned().unwrap_or(Bson::Null);
             let window = match n.as_i64().or_else(|| n.as_i32().map(i64::from)) {

@@ -114,7 +114,7 @@ impl Store {
     /// Whether a backup reads what a reap could take. **MUST** be asked after what to reap was looked up.
     pub async fn is_reaping_paused(&self) -> StoreResult<bool> {
         let running = doc! { "act": "backup", "$expr": { "$gt": ["$respectedUntil", "$$NOW"] } };
-        Ok(self.documents(GUARDS).find_one(running).within(self.limit).await?.is_some())
+        Ok(self.documents(GUARDS).find_one(running).max_time(self.limit).within(self.limit).await?.is_some())
     }
 
     /// Marks the database as being restored, until the guard is released.
@@ -144,7 +144,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unfit`] while a restore runs, and after one died.
     pub async fn require_no_restore(&self) -> StoreResult<()> {
-        match self.documents(GUARDS).find_one(doc! { "_id": RESTORE }).within(self.limit).await? {
+        match self.documents(GUARDS).find_one(doc! { "_id": RESTORE }).max_time(self.limit).within(self.limit).await? {
             None => Ok(()),
             Some(_) => {
                 let what =

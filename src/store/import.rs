@@ -18,6 +18,7 @@ impl Store {
                     .documents(&name)
                     .find_one(doc! {})
                     .projection(doc! { "_id": 1 })
+                    .max_time(self.limit)
                     .within(self.limit)
                     .await?
                     .is_some()

@@ -86,7 +86,7 @@ impl Store {
     /// All roots.
     pub async fn find_roots(&self) -> StoreResult<Vec<RootDoc>> {
         let roots = doc! { "_id": { "$gte": "root:", "$lt": "root;" } };
-        let found = self.collection::<RootDoc>(KEYS).find(roots).within(self.limit).await?;
+        let found = self.collection::<RootDoc>(KEYS).find(roots).max_time(self.limit).within(self.limit).await?;
         Ok(found.try_collect().within(self.limit).await?)
     }
 

@@ -41,7 +41,7 @@ impl Store {
     /// Whether a holder is at a job.
     pub async fn is_held(&self, job: &str) -> StoreResult<bool> {
         let held = doc! { "_id": job, "$expr": { "$gt": ["$until", "$$NOW"] } };
-        Ok(self.collection::<LeaseDoc>(LEASES).find_one(held).within(self.limit).await?.is_some())
+        Ok(self.collection::<LeaseDoc>(LEASES).find_one(held).max_time(self.limit).within(self.limit).await?.is_some())
     }
 
     /// Gives a lease back before it runs out; another holder's stays.

@@ -19,12 +19,16 @@ impl Store {
     /// Compare-and-set on the generation: whoever attached the blob meanwhile has changed it.
     pub async fn condemn_unnamed(&self, blob: Id, now: DateTime) -> StoreResult<bool> {
         let blobs = self.collection::<BlobDoc>(BLOBS);
-        let found = blobs.find_one(doc! { "_id": blob, "state": State::Live.name() });
+        let found = blobs.find_one(doc! { "_id": blob, "state": State::Live.name() }).max_time(self.limit);
         let Some(found) = found.within(self.limit).await? else {
             return Ok(false);
         };
         let registry = self.documents(REGISTRY);
-        let naming = registry.find_one(doc! { "blob": blob }).projection(doc! { "_id": 1 }).within(self.limit);
+        let naming = registry
+            .find_one(doc! { "blob": blob })
+            .projection(doc! { "_id": 1 })
+            .max_time(self.limit)
+            .within(self.limit);
         if naming.await?.is_some() {
             return Ok(false);
         }
@@ -70,7 +74,7 @@ impl Store {
     pub async fn find_expired(&self, now: DateTime, left: u64, limit: i64) -> StoreResult<Found> {
         let expired = doc! { "expireAt": { "$lte": now }, "retention.legalHold": false };
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
-        let found = registry.find(expired).sort(doc! { "expireAt": 1 }).skip(left).limit(limit);
+        let found = registry.find(expired).sort(doc! { "expireAt": 1 }).skip(left).limit(limit).max_time(self.limit);
         let found = found.within(self.limit).await?;
         readable(found).within(self.limit).await
     }
@@ -93,7 +97,7 @@ impl Store {
         let blobs = self.documents(BLOBS);
         // In the order of the index: any other would sort all that are due for each page.
         let found = blobs.find(due).projection(doc! { "_id": 1 }).sort(doc! { "condemnedAt": 1 });
-        let found = found.skip(left).limit(limit);
+        let found = found.skip(left).limit(limit).max_time(self.limit);
         let found: Vec<Document> = found.within(self.limit).await?.try_collect().within(self.limit).await?;
         Ok(found.iter().filter_map(|blob| blob.get_object_id("_id").ok()).collect())
     }
@@ -104,7 +108,7 @@ impl Store {
     /// May be repeated until done, by several gateways at once.
     pub async fn reap(&self, blob: Id) -> StoreResult<u64> {
         let condemned = doc! { "_id": blob, "state": State::Condemned.name() };
-        if self.documents(BLOBS).find_one(condemned.clone()).within(self.limit).await?.is_none() {
+        if self.documents(BLOBS).find_one(condemned.clone()).max_time(self.limit).within(self.limit).await?.is_none() {
             return Ok(0);
         }
         let mut freed = 0;

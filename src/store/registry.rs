@@ -297,7 +297,8 @@ impl Store {
     /// Whether there is no file at all.
     pub async fn is_registry_empty(&self) -> StoreResult<bool> {
         let registry = self.documents(REGISTRY);
-        let any = registry.find_one(doc! {}).projection(doc! { "_id": 1 }).within(self.limit).await?;
+        let any =
+            registry.find_one(doc! {}).projection(doc! { "_id": 1 }).max_time(self.limit).within(self.limit).await?;
         Ok(any.is_none())
     }
 

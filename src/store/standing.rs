@@ -69,7 +69,8 @@ impl Store {
         let idle = doc! { "type": "idleSession", "appName": META_APP, "transaction": { "$exists": true } };
         let look = [doc! { "$currentOp": { "idleSessions": true } }, doc! { "$match": idle }];
         // It knows no other.
-        let found = admin.aggregate(look).read_concern(ReadConcern::local()).within(self.limit).await?;
+        let found =
+            admin.aggregate(look).read_concern(ReadConcern::local()).max_time(self.limit).within(self.limit).await?;
         let found: Vec<Document> = found.try_collect().within(self.limit).await?;
         let seen: Vec<_> = found.iter().filter_map(Standing::read).collect();
         let still: Vec<_> = seen.iter().filter(|standing| before.contains(standing)).collect();

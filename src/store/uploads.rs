@@ -371,7 +371,13 @@ impl Store {
     pub async fn find_expired_uploads(&self, now: DateTime, limit: i64) -> StoreResult<Vec<UploadDoc>> {
         let expired = doc! { "status": UploadStatus::Open.name(), "expireAt": { "$lte": now } };
         let uploads = self.collection::<UploadDoc>(UPLOADS);
-        let found = uploads.find(expired).sort(doc! { "expireAt": 1 }).limit(limit).within(self.limit).await?;
+        let found = uploads
+            .find(expired)
+            .sort(doc! { "expireAt": 1 })
+            .limit(limit)
+            .max_time(self.limit)
+            .within(self.limit)
+            .await?;
         Ok(found.try_collect().within(self.limit).await?)
     }
 }

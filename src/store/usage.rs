@@ -203,7 +203,7 @@ impl Store {
     /// Whether a hold is there.
     pub async fn has_hold(&self, tenant: &str, hold: Id) -> StoreResult<bool> {
         let held = doc! { "_id": tenant, "holds.id": hold };
-        Ok(self.documents(USAGE).count_documents(held).within(self.limit).await? == 1)
+        Ok(self.documents(USAGE).count_documents(held).max_time(self.query_timeout).within(self.limit).await? == 1)
     }
 
     /// Renews a hold.
@@ -236,7 +236,8 @@ impl Store {
 
     /// Tenants with entries to count, or with holds that ran out.
     pub async fn find_unfolded(&self) -> StoreResult<Vec<String>> {
-        let entries = self.documents(USAGE_ENTRIES).distinct("tenant", doc! {}).within(self.limit).await?;
+        let entries =
+            self.documents(USAGE_ENTRIES).distinct("tenant", doc! {}).max_time(self.limit).within(self.limit).await?;
         let expired = doc! { "$expr": { "$anyElementTrue": { "$map": {
         "input": or("$holds", Bson::Array(Vec::new())), "in": { "$lt": ["$$this.until", "$$NOW"] } } } } };
         let stale =

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::auth::{Targets, is_of_uploads, key, request};
 use crate::support::app::{ADMIN_KEY, TestApp, content_path};
 use crate::support::openapi::operations;
+use crate::support::profiler;
 use crate::support::requests::{Reply, send};
 use crate::support::uploads::{self, begin, put_part};
 
@@ -209,4 +210,32 @@ async fn a_file_that_an_upload_became_is_seen_as_the_file_says() {
     send(get()).await.refused(404, "upload_not_found");
     set_access(&app, &file, "internal").await;
     assert_eq!(send(get()).await.body, b"abc");
+}
+
+/// A time is the sum of what is done: the same is asked of the database for a file of another tenant and for none.
+#[tokio::test]
+async fn another_tenants_file_takes_the_time_that_none_takes() {
+    let app = TestApp::start().await;
+    let stranger = key(&app, "stranger", "other", &EVERYTHING, None).await;
+    let (targets, none) = (Targets::make(&app, "internal").await, Targets::none());
+    let db = app.mongo().await;
+    let ask = async |path: &str, token: &str| {
+        let request = || app.anonymous("GET", path).bearer_auth(token);
+        // Whose key it is, and what is allowed, is believed for a second.
+        request().send().await.unwrap();
+        profiler::start(&db).await;
+        let status = request().send().await.unwrap().status().as_u16();
+        let done = profiler::stop_all(&db).await;
+        let acts = done.iter().filter(|act| !act.get_str("ns").unwrap().contains(".api_keys"));
+        let acts = acts.map(|act| (act.get_str("op").unwrap().to_owned(), act.get_str("ns").unwrap().to_owned()));
+        (status, acts.collect::<Vec<_>>())
+    };
+    for content in ["", "/content"] {
+        let theirs = ask(&format!("{}{content}", file_path(&targets.file)), &stranger).await;
+        let nobodys = ask(&format!("{}{content}", file_path(&none.file)), &stranger).await;
+        assert_eq!((theirs.0, &theirs.1), (404, &nobodys.1), "{content}");
+    }
+    let own = ask(&content_path(&targets.file), ADMIN_KEY).await;
+    let theirs = ask(&content_path(&targets.file), &stranger).await;
+    assert!(own.0 == 200 && own.1 != theirs.1, "more is asked for what one may read: {own:?}");
 }

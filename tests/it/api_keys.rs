@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
 use crate::auth::key;
 use crate::support::app::{MASTER_KEY, TestApp, content_path, new_database, secret};
+use crate::support::jwt::hs256;
 use crate::support::program::{command, run};
 use crate::support::requests::send;
 
@@ -224,13 +223,8 @@ async fn the_command_line_makes_lists_and_revokes() {
 async fn a_token_of_a_user_opens_files_of_its_tenant() {
     const SECRET: &str = "a secret of at least thirty-two bytes";
     let app = TestApp::start_on(new_database(), |settings| settings.auth.jwt.secret = secret(SECRET)).await;
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let token = |sub: &str, tenant: &str, scope: &str, life: i64| {
-        let claims = json!({ "sub": sub, "tenant": tenant, "scope": scope, "exp": now.saturating_add_signed(life) });
-        let parts = [json!({ "alg": "HS256" }), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
-        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
-        let signature = aws_lc_rs::hmac::sign(&key, parts.join(".").as_bytes());
-        format!("{}.{}", parts.join("."), URL_SAFE_NO_PAD.encode(signature))
+        hs256(SECRET, &json!({ "sub": sub, "tenant": tenant, "scope": scope }), life)
     };
     let alice = token("alice", "acme", "files:read files:write", 300);
     let put = app.anonymous("POST", "/v1/files?name=a").bearer_auth(&alice).body("hers");

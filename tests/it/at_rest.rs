@@ -41,7 +41,7 @@ async fn encrypted_content_is_in_no_collection_and_plain_content_is() {
 }
 
 /// Every form in which a key could be printed.
-fn forms(key: &[u8]) -> [String; 5] {
+pub fn forms(key: &[u8]) -> [String; 5] {
     let list = |numbers: Vec<String>| numbers.join(", ");
     [
         STANDARD.encode(key),

@@ -117,6 +117,10 @@ async fn without_a_valid_credential_everything_but_health_is_401() {
     let app = TestApp::start_with(|settings| settings.limits.wrong_credentials_per_min = 0).await;
     let targets = Targets::make(&app, "private").await;
     let expired = key(&app, "expired", "default", &["admin"], Some(DateTime::from_millis(1_000))).await;
+    let revoked = key(&app, "revoked", "default", &["admin"], None).await;
+    let keys = app.mongo().await.collection::<mongodb::bson::Document>("api_keys");
+    let now = mongodb::bson::doc! { "$set": { "revokedAt": DateTime::now() } };
+    keys.update_one(mongodb::bson::doc! { "_id": "revoked" }, now).await.unwrap();
     let long = "x".repeat(20_000);
     let bearer = |token: &str| format!("Bearer {token}");
     let credentials = [
@@ -130,6 +134,7 @@ async fn without_a_valid_credential_everything_but_health_is_401() {
         bearer("admin"),
         bearer("eyJhbGciOiJub25lIn0.eyJzY29wZSI6ImFkbWluIn0."),
         bearer(&expired),
+        bearer(&revoked),
         bearer(&long),
         bearer("{\"$ne\":null}"),
         format!("Basic {ADMIN_KEY}"),

@@ -678,9 +678,11 @@ async fn a_patch_that_is_none_is_refused_and_changes_nothing() {
         let request = app.request("PATCH", &path(&file)).header("content-type", "application/json").body(body);
         send(request).await.refused(400, "bad_request");
     }
-    let big = json!({ "description": "x".repeat(70_000) }).to_string();
-    let request = app.request("PATCH", &path(&file)).header("content-type", "application/json").body(big);
-    send(request).await.refused(413, "too_large");
+    let numbers: Vec<String> = (0..10_000).map(|i| i.to_string()).collect();
+    let keys: serde_json::Map<_, _> = numbers.iter().map(|number| (number.clone(), json!(1))).collect();
+    for big in [json!({ "description": "x".repeat(70_000) }), json!({ "tags": numbers }), json!({ "custom": keys })] {
+        patch(&app, &file, &big).await.refused(413, "too_large");
+    }
     for content_type in ["text/plain", "application/json-patch+json", "multipart/form-data; boundary=x"] {
         let request = app.request("PATCH", &path(&file)).header("content-type", content_type).body("{}");
         send(request).await.refused(415, "unsupported_media_type");

@@ -43,7 +43,7 @@ async fn the_type_is_the_parts_own_unless_the_bytes_show_another() {
 async fn a_form_that_is_not_options_and_one_last_file_is_refused_and_leaves_nothing() {
     let app = TestApp::start().await;
     let file = |form: Form| form.file("a.txt", "text/plain", &noise(300_000, 2));
-    let many = (0..70).fold(Form::new(), |form, i| form.field(&format!("f{i}"), "x"));
+    let many = (0..1001).fold(Form::new(), |form, i| form.field(&format!("f{i}"), "x"));
     for (what, form, field) in [
         ("no file", Form::new().field("name", "a"), "file"),
         ("nothing", Form::new(), "file"),

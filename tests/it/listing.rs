@@ -208,6 +208,13 @@ async fn a_parameter_that_is_none_is_refused_with_its_name() {
     ] {
         assert_eq!(send(app.get(&format!("/v1/files?{query}"))).await.refused(400, "bad_request")["field"], field);
     }
+    for list in ["/v1/uploads", "/v1/admin/keys"] {
+        for limit in ["0", "-1", "201", "1000000000", "9223372036854775808", "abc", ""] {
+            let refused = send(app.get(&format!("{list}?limit={limit}"))).await.refused(400, "bad_request");
+            assert_eq!(refused["field"], "limit", "{list} {limit}");
+        }
+        send(app.get(&format!("{list}?offset=5"))).await.refused(400, "bad_request");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::requests::{Form, Reply, assert_nothing_stored, query, send};
+use crate::support::uploads::begin_request;
 
 async fn by_query(app: &TestApp, options: &[(&str, &str)], bytes: &[u8]) -> Reply {
     let request = app.request("POST", &format!("/v1/files?{}", query(options)));
@@ -202,11 +203,28 @@ async fn a_value_that_is_none_is_refused_with_its_name_and_nothing_is_stored() {
             assert_eq!(problem["field"], option, "{option}={value:.60}: {problem}");
         }
     }
-    // The same tag twice is once; more than fits a field is refused before it is looked at.
-    let reply = by_form(&app, &[("tags", &"t,".repeat(40_000))], b"x").await;
-    assert_eq!(reply.refused(400, "bad_request")["field"], "tags");
     assert_nothing_stored(&app).await;
+    // The same tag twice is once.
     by_form(&app, &[("tags", &many_tags)], b"x").await.expect(201);
+}
+
+/// Where the address would be too long for them, a form is not.
+#[tokio::test]
+async fn metadata_without_measure_is_refused_by_name() {
+    let app = TestApp::start().await;
+    let numbers = (0..10_000).map(|i| i.to_string()).collect::<Vec<_>>();
+    let keys: serde_json::Map<_, _> = numbers.iter().map(|number| (number.clone(), json!(1))).collect();
+    for (option, value) in [
+        ("tags", "t,".repeat(40_000)),
+        ("tags", numbers.join(",")),
+        ("tags", "t".repeat(1 << 20)),
+        ("custom", json!({ "a": "v".repeat(1 << 20) }).to_string()),
+        ("custom", json!(keys).to_string()),
+    ] {
+        let reply = by_form(&app, &[(option, &value)], b"x").await;
+        assert_eq!(reply.refused(400, "bad_request")["field"], option, "{value:.60}");
+    }
+    assert_nothing_stored(&app).await;
 }
 
 #[tokio::test]
@@ -226,7 +244,11 @@ async fn two_ends_are_refused_in_either_order() {
 async fn an_unknown_repeated_or_undecodable_parameter_is_refused() {
     let app = TestApp::start().await;
     for (query, field) in [
+        ("bucket=documents", "bucket"),
         ("bucket=system.users", "bucket"),
+        ("bucket=../admin", "bucket"),
+        ("bucket=fs.chunks", "bucket"),
+        ("bucket=a.b%24c", "bucket"),
         ("tenant=other", "tenant"),
         ("name=a&name=b", "name"),
         ("Name=a", "Name"),
@@ -235,6 +257,12 @@ async fn an_unknown_repeated_or_undecodable_parameter_is_refused() {
     ] {
         let reply = send(app.request("POST", &format!("/v1/files?{query}")).body("x")).await;
         assert_eq!(reply.refused(400, "bad_request")["field"], field, "{query}");
+    }
+    for bucket in ["documents", "system.users", "../admin", "fs.chunks", "a.b$c"] {
+        let refused = by_form(&app, &[("bucket", bucket)], b"x").await;
+        assert_eq!(refused.refused(400, "bad_request")["field"], "bucket", "{bucket}");
+        let begun = begin_request(&app, json!({ "name": "a", "size": 1, "bucket": bucket }));
+        assert_eq!(send(begun).await.refused(400, "bad_request")["field"], "bucket", "{bucket}");
     }
     assert_nothing_stored(&app).await;
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, content_path, noise};
 use crate::support::model::{Dice, WAYS, coalesced, prose};
@@ -327,11 +327,14 @@ async fn a_range_outside_of_the_content_is_416_with_its_size() {
     }
 }
 
+const SHA256_OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 #[tokio::test]
 async fn any_range_of_an_empty_file_is_416() {
     let app = TestApp::start().await;
     for (way, options) in WAYS {
         let file = put(&app, options, b"").await;
+        assert_eq!((&file["size"], &file["sha256"]), (&json!(0), &json!(SHA256_OF_NOTHING)), "{way}");
         let whole = app.get(&content_path(&file)).send().await.unwrap();
         assert_eq!(
             (whole.status().as_u16(), &whole.headers()["content-length"]),

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::app::noise;
+use crate::support::app::{TestApp, noise};
+use crate::support::mongod;
+use crate::support::program::command_at;
 use crate::support::wire::Wire;
 
 /// Longer than a start or an end may take, on a busy machine too.
@@ -73,6 +75,11 @@ impl Gateway {
 
     pub fn log(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    /// Everything it printed, to either side.
+    pub fn printed(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap() + &self.log()
     }
 
     /// Sends it a signal: `TERM`, `INT`, `KILL`.
@@ -220,6 +227,8 @@ fn a_bad_setting_ends_it_with_the_settings_name() {
         ("GRIDGATE_ADMIN_KEY", "short", "auth.admin_key"),
         ("GRIDGATE_ADMIN_KEY", "", "GRIDGATE_ADMIN_KEY"),
         ("GRIDGATE_PUBLIC_URL", "files.example", "server.public_url"),
+        ("GRIDGATE_MASTER_KEY", "", "GRIDGATE_MASTER_KEY"),
+        ("GRIDGATE__AUTH__JWT__SECRET", "short", "auth.jwt.secret"),
     ] {
         let mut command = gridgate(&[]);
         command.env("GRIDGATE_DATA_DIR", folder.path().join("data")).env("GRIDGATE_LISTEN", "127.0.0.1:0");
@@ -236,6 +245,35 @@ fn a_bad_setting_ends_it_with_the_settings_name() {
     let (code, _, complaint) = output(gridgate(&["check-config", "--config"]).arg(&file));
     assert!(code != Some(0) && complaint.contains("a.none"), "{complaint}");
     assert!(!folder.path().join("data").exists(), "nothing was made");
+}
+
+/// A database of one's own is never sealed with a key that was made up, that others have or that is easily found.
+#[tokio::test]
+async fn a_start_without_a_key_or_with_a_weak_one_is_refused() {
+    let beside = TestApp::start().await;
+    let folder = TempDir::new().unwrap();
+    for (ring, key) in [
+        (None, "keys.master_key"),
+        (Some("k1:"), "key"),
+        (Some("k1:AAAA"), "key"),
+        (Some("k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="), "key"),
+        (Some("not a ring"), "key"),
+    ] {
+        let mut command = command_at(mongod::uri(), &beside.database, &[]);
+        command.env("GRIDGATE_DATA_DIR", folder.path()).env_remove("GRIDGATE_MASTER_KEY");
+        command.envs(ring.map(|ring| ("GRIDGATE_MASTER_KEY", ring)));
+        let (code, printed, complaint) = output(&mut command);
+        assert!(code.is_some_and(|code| code != 0) && printed.is_empty(), "{ring:?}: {code:?} {printed}");
+        assert!(complaint.contains(key) && !complaint.contains("panicked"), "{ring:?}: {complaint}");
+        assert!(ring.is_none_or(|ring| !complaint.contains(ring)), "{complaint}");
+    }
+    let sample = gridgate::config::DEFAULTS;
+    for secret in ["admin_key", "master_key", "secret"] {
+        assert!(
+            sample.contains(&format!("\n{secret} = \"\"\n")),
+            "the sample has no {secret} that somebody could keep"
+        );
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod backups;
 pub mod data;
+pub mod jwt;
 pub mod model;
 pub mod mongod;
 pub mod nginx;

@@ -118,6 +118,13 @@ const ACTS: [&str; 22] = [
     "watch",
 ];
 
+/// Those of them that look things up: they have a limit on the server, too, so that it does not go on alone.
+const READS: [&str; 5] = ["aggregate", "count_documents", "distinct", "find", "find_one"];
+
+/// Scans, which take as long as there is to read; each of their steps is limited.
+const UNTIMED: [&str; 2] = ["are_own_chunks", "scan_foreign"];
+const SCANS: [&str; 2] = [".within(SCAN_LIMIT)", ".within(KEPT)"];
+
 /// Functions that their callers limit as a whole.
 const LIMITED_BY_CALLERS: [&str; 3] = ["insert_files_once", "insert_once", "readable"];
 
@@ -434,6 +441,10 @@ fn unlimited(file: &SourceFile) -> Vec<String> {
             if !is_limited && !rest.starts_with('|') && !LIMITED_BY_CALLERS.contains(&function) {
                 offences.push(file.offence(*number, &format!("{act} without `.within(limit)`")));
             }
+            let is_timed = [".max_time(", ".session("].iter().chain(&SCANS).any(|limit| awaited.contains(limit));
+            if READS.contains(&act) && !is_timed && !rest.starts_with('|') && !UNTIMED.contains(&function) {
+                offences.push(file.offence(*number, &format!("{act} without `.max_time(limit)`")));
+            }
         }
     }
     offences
@@ -443,8 +454,24 @@ fn unlimited(file: &SourceFile) -> Vec<String> {
 fn no_wait_for_the_database_is_unlimited() {
     let planted = "//! x\nlet found = files.find_one(doc! {})\n    .await?;\n";
     holds(unlimited, SourceFile::planted("src/store/a.rs", planted));
-    let limited = planted.replace("\n    .await", ".within(self.limit).await");
+    let waiting = planted.replace("\n    .await", ".within(self.limit).await");
+    assert_eq!(unlimited(&SourceFile::planted("src/store/a.rs", &waiting)).len(), 1, "the server would go on");
+    let limited = waiting.replace(".within", ".max_time(self.limit).within");
     assert!(unlimited(&SourceFile::planted("src/store/a.rs", &limited)).is_empty());
+}
+
+/// Operators that take a pattern, a program or words; text of users could become one.
+fn patterns(file: &SourceFile) -> Vec<String> {
+    let operators = ["$regex", "$where", "$function", "$accumulator", "$text", "$search", "Bson::RegularExpression"];
+    let named = |line: &str| operators.into_iter().find(|operator| line.contains(operator));
+    let found = file.code().filter(|_| file.module() == "store");
+    let found = found.filter_map(|(number, line)| Some((number, named(line)?)));
+    found.map(|(number, operator)| file.offence(number, &format!("a filter with {operator}"))).collect()
+}
+
+#[test]
+fn no_filter_takes_a_pattern_or_a_program() {
+    holds(patterns, SourceFile::planted("src/store/a.rs", "//! x\nlet f = doc! { \"name\": { \"$regex\": name } };\n"));
 }
 
 /// The numbers that are doubled or left out, and file names that are not a number and a title.
@@ -475,6 +502,7 @@ fn decisions_are_numbered_one_by_one() {
     assert_eq!(wrong_numbers(&names(&["0000-a.md", "0000-b.md", "1-c.md"]), &[]).len(), 2);
     let found: Vec<String> =
         files_with("docs/decisions", "md").iter().map(|file| file.path.replace("docs/decisions/", "")).collect();
+    // Their pages come with what they decide.
     let offences = wrong_numbers(&found, &[28, 29]);
     assert!(offences.is_empty(), "\n{}", offences.join("\n"));
 }
@@ -514,16 +542,22 @@ fn has_test(source: &str, name: &str) -> bool {
     })
 }
 
-/// What is wrong in a table of cases: tests that nobody has, rows without one that give no reason, and
-/// cases that stand there twice.
+/// What is wrong in tables of cases: tests that nobody has, rows without one that give no reason, and cases that stand
+/// there twice. Tests are in the third cell; reasons in a fourth, where there is one.
 fn wrong_cases(table: &str) -> Vec<String> {
     let mut offences = Vec::new();
     let mut seen = BTreeSet::new();
-    for row in table.lines().filter(|line| line.starts_with("| ") && line.contains("-")) {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [case, _, tests, missing] = cells[..] else {
-            offences.push(format!("{row} has not four cells"));
-            continue;
+    let is_case = |cell: &str| cell.split_once('-').is_some_and(|(_, number)| number.parse::<u32>().is_ok());
+    for row in table.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let cells: Vec<&str> = row.trim_end_matches('|').split('|').map(str::trim).collect();
+        let (case, tests, missing) = match cells[..] {
+            [case, ..] if !is_case(case) => continue,
+            [case, _, tests] => (case, tests, ""),
+            [case, _, tests, missing] => (case, tests, missing),
+            _ => {
+                offences.push(format!("{row} has neither three cells nor four"));
+                continue;
+            }
         };
         if !seen.insert(case) {
             offences.push(format!("{case} stands there twice"));
@@ -545,15 +579,19 @@ fn wrong_cases(table: &str) -> Vec<String> {
 
 #[test]
 fn every_case_names_tests_that_are_there() {
-    let planted = "| A-01 | x | `sweep::no_such_test`, `tidy::has_test` | |\n| A-01 | x | | |\n| A-02 | x | |\n";
+    let planted = "| A-01 | x | `sweep::no_such_test`, `tidy::has_test` | |\n| A-01 | x | |\n| A-02 | x |\n";
     assert_eq!(wrong_cases(planted).len(), 5, "{:?}", wrong_cases(planted));
-    let document = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
-    let table = document.split("\n## ").find(|section| section.starts_with("Cases")).unwrap();
-    for (section, count) in [("INT", 5), ("ENC", 10), ("DED", 3), ("LIF", 8), ("SES", 8), ("OPS", 7)] {
-        assert_eq!(table.matches(&format!("\n| {section}-")).count(), count, "cases of {section}");
+    let reliability = [("INT", 5), ("ENC", 10), ("DED", 3), ("LIF", 8), ("SES", 8), ("OPS", 7)];
+    let security = [("HTTP", 6), ("PATH", 3), ("UP", 8), ("META", 5), ("XSS", 6), ("RNG", 6), ("AUTH", 7), ("QRY", 6)];
+    for (path, counts) in [("docs/reliability.md", &reliability[..]), ("docs/security.md", &security)] {
+        let document = fs::read_to_string(root().join(path)).unwrap();
+        let table = document.split("\n## ").find(|section| section.starts_with("Cases")).unwrap();
+        for (section, count) in counts {
+            assert_eq!(table.matches(&format!("\n| {section}-")).count(), *count, "cases of {section} in {path}");
+        }
+        let offences = wrong_cases(table);
+        assert!(offences.is_empty(), "\n{}", offences.join("\n"));
     }
-    let offences = wrong_cases(table);
-    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
 }
 
 /// The targets of a document's links that lead nowhere.

@@ -115,6 +115,7 @@ fn forged_tokens_are_nobodys() {
     let headed = |header: Value| hs256(&header, &claims());
     let forged = [
         ("alg none", format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode(&text))),
+        ("alg None", headed(json!({ "alg": "None" }))),
         ("alg nOnE", headed(json!({ "alg": "nOnE" }))),
         ("another secret", token(&plain, &text, &other, Algorithm::HS256)),
         ("the public key as a secret", token(&plain, &text, &public, Algorithm::HS256)),
@@ -123,6 +124,8 @@ fn forged_tokens_are_nobodys() {
         ("RS256 for what HS256 signed", headed(json!({ "alg": "RS256", "kid": "r1" }))),
         ("an unknown kid", headed(json!({ "alg": "HS256", "kid": "k9" }))),
         ("a kid with a path", headed(json!({ "alg": "HS256", "kid": "../../dev/null" }))),
+        ("a kid with a filter", headed(json!({ "alg": "HS256", "kid": "' OR 1=1 --" }))),
+        ("a kid that is none", headed(json!({ "alg": "HS256", "kid": { "$ne": null } }))),
         ("the kid of another key", token(r#"{"alg":"ES256","kid":"r1"}"#, &text, &issuer.ec, Algorithm::ES256)),
         ("jku", headed(json!({ "alg": "HS256", "jku": "http://127.0.0.1/" }))),
         ("x5u", headed(json!({ "alg": "HS256", "x5u": "http://127.0.0.1/" }))),

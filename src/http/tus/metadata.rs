@@ -12,7 +12,7 @@ const HEADER: &str = "Upload-Metadata";
 /// Bytes of the field.
 const MAX_LEN: usize = 16 << 10;
 /// The options of files that may be said.
-const OPTIONS: [&str; 11] = [
+pub const OPTIONS: [&str; 11] = [
     "name",
     "description",
     "tags",

@@ -80,7 +80,7 @@ impl Store {
         let Some(first) = files.first() else { return Ok(Vec::new()) };
         let ids: Vec<Bson> = files.iter().map(|file| file.files_id.clone()).collect();
         let collection = self.collection::<RawDocumentBuf>(&files_of(&first.bucket));
-        let found = collection.find(doc! { "_id": { "$in": ids } }).within(self.limit).await?;
+        let found = collection.find(doc! { "_id": { "$in": ids } }).max_time(self.limit).within(self.limit).await?;
         let found: Vec<_> = found.try_collect().within(self.limit).await?;
         if found.len() == files.len() {
             return Ok(found);
@@ -114,6 +114,7 @@ impl Store {
             .collection::<RawDocumentBuf>(&chunks_of(&first.bucket))
             .find(doc! { "files_id": { "$in": ids }, "n": numbers })
             .sort(doc! { "files_id": 1, "n": 1 })
+            .max_time(self.limit)
             .within(self.limit)
             .await?
             .try_collect()

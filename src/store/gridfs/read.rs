@@ -152,6 +152,7 @@ impl Store {
             .projection(doc! { "_id": 0, "files_id": 1, "n": 1, "data": 1 })
             .limit(-i64::from(limit))
             .batch_size(limit)
+            .max_time(self.limit)
             .within(self.limit)
             .await?;
         Ok(found.try_collect().within(self.limit).await?)
@@ -182,6 +183,7 @@ impl Store {
             .limit(-i64::from(limit))
             // The server's own first batch is 101 documents.
             .batch_size(limit)
+            .max_time(self.limit)
             .batch()
             .within(self.limit)
             .await?;

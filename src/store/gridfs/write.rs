@@ -275,7 +275,7 @@ impl ChunkWriter {
         let settled = self.settle().await;
         self.spare.clear();
         sent.and(settled)?;
-        let count = self.chunks.count_documents(doc! { "files_id": self.files_id });
+        let count = self.chunks.count_documents(doc! { "files_id": self.files_id }).max_time(self.store.limit);
         let stored = count.within(self.store.limit).await?;
         if stored != u64::from(self.next_n) {
             let rows = self.store.find_segments_by_id(&[self.files_id]).await?;

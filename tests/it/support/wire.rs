@@ -43,6 +43,11 @@ impl Wire {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// Says that nothing more comes, and goes on listening.
+    pub async fn send_no_more(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     /// The next answer without its body, which is left to come.
     pub async fn head(&mut self) -> Answer {
         self.read_head().await.expect("an answer")
