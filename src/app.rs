@@ -15,7 +15,6 @@ use crate::error::Error;
 use crate::files::tokens::TokenKeys;
 use crate::files::{Files, Keys};
 use crate::http::body::BodyLimits;
-use crate::http::client::parse_network;
 use crate::http::content_host::host_of;
 use crate::http::limits::Limits;
 use crate::http::tls::{Tls, connect_to_anyone};
@@ -23,6 +22,7 @@ use crate::http::{AppState, ServerSettings, router, serve};
 use crate::jobs::{self, rekey};
 use crate::keyring::{KeyRing, Roots};
 use crate::mongod::{self, Mongod, OnExit};
+use crate::network::parse_network;
 use crate::random;
 use crate::secret_file;
 use crate::store::{Store, StoreError};
@@ -145,8 +145,10 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         settings: settings.storage,
         clock: Clock::default(),
         key_cache: Arc::default(),
+        epochs: Arc::default(),
         token_keys: Arc::new(TokenKeys::open(&settings.auth.jwt)?),
         denials: Arc::default(),
+        passwords: Arc::default(),
         downloads: Arc::default(),
         limits: Arc::default(),
         turns: Arc::default(),

@@ -15,12 +15,15 @@ pub mod json;
 pub mod list;
 pub mod open;
 pub mod options;
+pub mod presign;
 pub mod protection;
 pub mod publish;
 pub mod put;
 pub mod quota;
 pub mod read;
+mod repeats;
 pub mod retention;
+pub mod shares;
 pub mod space;
 pub mod tokens;
 pub mod turns;
@@ -43,7 +46,9 @@ use access::{Access, Action, Principal, Refusal, Resource, Role, permit};
 use authenticate::KeyCache;
 use denials::Denials;
 use downloads::Downloads;
+use presign::EpochCache;
 use quota::LimitCache;
+use shares::passwords::Passwords;
 use space::Space;
 use tokens::TokenKeys;
 use turns::Turns;
@@ -75,6 +80,10 @@ pub struct StorageSettings {
     pub max_open_uploads: u64,
     /// Disk space of the database that uploads leave free, 0 to 1,048,576 MiB.
     pub min_free_mib: u64,
+    /// How long ranges and retries belong to a download of a share, at least, 60 seconds to 7 days.
+    pub share_grant_secs: u64,
+    /// How long accesses to shares and comments on them are kept, 1 to 3,650 days.
+    pub share_log_days: u64,
 }
 
 impl StorageSettings {
@@ -93,6 +102,8 @@ impl StorageSettings {
             ("storage.upload_life_secs", self.upload_life_secs, 1..=30 * DAY),
             ("storage.max_open_uploads", self.max_open_uploads, 1..=1_000_000),
             ("storage.min_free_mib", self.min_free_mib, 0..=1 << 20),
+            ("storage.share_grant_secs", self.share_grant_secs, 60..=7 * DAY),
+            ("storage.share_log_days", self.share_log_days, 1..=3650),
         ];
         match ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {
             Some((key, value, range)) => {
@@ -127,10 +138,14 @@ pub struct Files {
     pub clock: Clock,
     /// Keys seen in the last moment.
     pub key_cache: Arc<KeyCache>,
+    /// Epochs of presigned URLs seen in the last moment.
+    pub epochs: Arc<EpochCache>,
     /// The keys of tokens.
     pub token_keys: Arc<TokenKeys>,
     /// Entries of denied accesses.
     pub denials: Arc<Denials>,
+    /// Passwords of shares.
+    pub passwords: Arc<Passwords>,
     /// Downloads to be counted.
     pub downloads: Arc<Downloads>,
     /// Which tenants have limits.
@@ -179,20 +194,21 @@ impl Files {
     async fn find_as(&self, principal: &Principal, action: Action, file: Id) -> Result<FileDoc> {
         permit(principal, action, Resource::Tenant)?;
         let found = match principal.role {
-            Role::Member(_) => self.store.find_file(&principal.tenant, file, self.now()).await,
+            Role::Member(_) | Role::Link(_) => self.store.find_file(&principal.tenant, file, self.now()).await,
             Role::Anonymous => self.store.find_public_file(file, self.now()).await,
         };
         let found = found.map_err(|e| e.doing("look the file up"))?;
         let Some(found) = found else {
             return Err(match principal.role {
-                Role::Member(_) => Error::file_not_found(),
+                Role::Member(_) | Role::Link(_) => Error::file_not_found(),
                 // Told the same of what is there.
                 Role::Anonymous => Refusal::Unknown.into(),
             });
         };
         // What no gateway wrote there is for its owner.
         let access = Access::from_name(&found.access).unwrap_or_default();
-        permit(principal, action, Resource::File { tenant: &found.tenant, owner: &found.owner, access })?;
+        let (tenant, owner) = (&*found.tenant, &*found.owner);
+        permit(principal, action, Resource::File { id: found.file, tenant, owner, access })?;
         Ok(found)
     }
 

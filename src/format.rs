@@ -11,6 +11,7 @@ pub mod index;
 pub mod key;
 pub mod key_wrap;
 pub mod manifest;
+pub mod presign;
 pub mod seal;
 pub mod seek_table;
 pub mod segment;

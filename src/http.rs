@@ -23,13 +23,16 @@ pub mod form;
 pub mod guard;
 pub mod health;
 pub mod limits;
+pub mod links;
 pub mod metrics;
 pub mod negotiate;
+pub mod presign;
 pub mod problem;
 pub mod query;
 pub mod ranges;
 pub mod ruft;
 pub mod serve;
+pub mod shares;
 pub mod throttle;
 pub mod tls;
 pub mod tus;
@@ -50,6 +53,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::error::{Error, ErrorCode};
 use crate::files::Files;
+use crate::network::parse_network;
 use body::BodyLimits;
 use content_host::host_of;
 use limits::Limits;
@@ -113,7 +117,7 @@ impl ServerSettings {
                 "server.cors_origins: {origin:?} is not \"*\" or an origin such as https://example.org"
             ));
         }
-        if let Some(text) = self.trusted_proxies.iter().find_map(|text| client::parse_network(text).err()) {
+        if let Some(text) = self.trusted_proxies.iter().find_map(|text| parse_network(text).err()) {
             return Err(format!("server.trusted_proxies: {text:?} is not an address or a network such as 10.0.0.0/8"));
         }
         if self.tls_cert_file.as_os_str().is_empty() != self.tls_key_file.as_os_str().is_empty() {
@@ -183,6 +187,17 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/files", post(files::put).merge(get(files::list).layer(compressed())))
         .route("/v1/files/{id}", get(files::head).patch(files::edit).delete(files::delete))
         .route("/v1/files/{id}/content", get(content::open))
+        .route("/v1/files/{id}/presign", post(presign::download))
+        .route("/v1/files/{id}/shares", post(shares::create).get(shares::list))
+        .route("/v1/shares/{id}", get(shares::show).patch(shares::edit).delete(shares::revoke))
+        .route("/v1/shares/{id}/log", get(shares::log))
+        .route("/v1/shares/{id}/comments", get(shares::comments))
+        .route("/s/{token}", get(links::show).post(links::unlock))
+        .route("/s/{token}/content", get(links::content))
+        .route("/s/{token}/comments", post(links::comment))
+        .route("/v1/presign", post(presign::upload))
+        .route("/v1/presign/revoke", post(presign::revoke))
+        .route("/v1/presign/rotate", post(presign::rotate))
         .route("/v1/uploads", post(uploads::create).get(uploads::list))
         .route("/v1/uploads/{id}", get(uploads::show).delete(uploads::abort))
         .route("/v1/uploads/{id}/parts/{n}", put(uploads::put_part))

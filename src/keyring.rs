@@ -149,7 +149,16 @@ pub struct Roots {
     pub digest: Key,
     /// Makes look-up values of digests.
     pub dedup: Key,
+    /// Signs presigned URLs.
+    pub presign: Key,
+    /// Makes what holders of shares are given.
+    pub share: Key,
 }
+
+/// Without which nothing that is stored can be read.
+const OF_FILES: [&str; 4] = ["manifest", "etag", "digest", "dedup"];
+/// Without which links are void.
+const OF_LINKS: [&str; 2] = ["presign", "share"];
 
 impl Roots {
     /// Opens the deployment's roots, making them at first use.
@@ -157,15 +166,14 @@ impl Roots {
     /// # Errors
     /// `key_unavailable` when the ring cannot unwrap them: the ring is of another deployment.
     pub async fn open(store: &Store, ring: &KeyRing) -> Result<Self, Error> {
-        const PURPOSES: [&str; 4] = ["manifest", "etag", "digest", "dedup"];
         let find = async || store.find_roots().await.map_err(|e| e.doing("read the root keys"));
         let mut found = find().await?;
-        let is_incomplete = PURPOSES.iter().any(|purpose| !found.iter().any(|root| root.id == root_id(purpose)));
+        let is_incomplete = OF_FILES.iter().any(|purpose| !found.iter().any(|root| root.id == root_id(purpose)));
         if is_incomplete && !store.is_registry_empty().await.map_err(|e| e.doing("look for files"))? {
             let detail = "The database has files, but its root keys are missing; restore the collection \"keys\".";
             return Err(Error::new(ErrorCode::KeyUnavailable, detail));
         }
-        for purpose in PURPOSES {
+        for purpose in OF_FILES.into_iter().chain(OF_LINKS) {
             if found.iter().any(|root| root.id == root_id(purpose)) {
                 continue;
             }
@@ -186,7 +194,14 @@ impl Roots {
             let record = WrappedKey::try_from(&doc.enc).map_err(|error| Error::damaged("read a root key", error))?;
             ring.unwrap(&record, WrapBinding { tenant: &id, id: &doc.binding.bytes() })
         };
-        Ok(Self { manifest: root("manifest")?, etag: root("etag")?, digest: root("digest")?, dedup: root("dedup")? })
+        Ok(Self {
+            manifest: root("manifest")?,
+            etag: root("etag")?,
+            digest: root("digest")?,
+            dedup: root("dedup")?,
+            presign: root("presign")?,
+            share: root("share")?,
+        })
     }
 }
 

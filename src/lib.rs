@@ -23,6 +23,7 @@ pub mod error;
 pub mod failpoint;
 pub mod metrics;
 pub mod mongod;
+pub mod network;
 pub mod random;
 pub mod secret;
 pub mod secret_file;

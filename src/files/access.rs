@@ -1,6 +1,7 @@
 //! Who asks, and the one decision whether they may. Knows no header and no query.
 
 use crate::error::{Error, ErrorCode};
+use crate::store::Id;
 
 /// What a credential allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,12 +94,63 @@ pub enum Role {
     Member(Vec<Scope>),
     /// Anybody, without a credential.
     Anonymous,
+    /// Whoever holds a link, with what the link allows.
+    Link(Link),
+}
+
+/// What a link allows, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// Reading the content of this file.
+    Download(Id),
+    /// Making files on these terms.
+    Upload(UploadTerms),
+}
+
+/// On what terms a link makes files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadTerms {
+    /// Who handed the link out, and gets the files.
+    pub owner: String,
+    /// Bytes of the largest.
+    pub max_size: Option<u64>,
+    /// What they are, by their bytes.
+    pub content_type: Option<String>,
+}
+
+impl UploadTerms {
+    /// Who handed the link out, as far as files that it made are concerned.
+    pub fn owner_of(&self, holder: &Principal) -> Principal {
+        let role = Role::Member(vec![Scope::FilesWrite]);
+        Principal { actor: self.owner.clone(), tenant: holder.tenant.clone(), role }
+    }
 }
 
 impl Principal {
     /// Who sends no credential.
     pub fn anonymous() -> Self {
         Self { actor: "anonymous".to_owned(), tenant: String::new(), role: Role::Anonymous }
+    }
+
+    /// To whom belongs what it makes.
+    pub fn owner(&self) -> &str {
+        match &self.role {
+            Role::Link(Link::Upload(terms)) => &terms.owner,
+            _ => &self.actor,
+        }
+    }
+
+    /// On what terms it makes files, where it does so by a link.
+    pub fn upload_terms(&self) -> Option<&UploadTerms> {
+        match &self.role {
+            Role::Link(Link::Upload(terms)) => Some(terms),
+            _ => None,
+        }
+    }
+
+    /// Bytes of the largest file that it may make.
+    pub fn max_upload(&self) -> u64 {
+        self.upload_terms().and_then(|terms| terms.max_size).unwrap_or(u64::MAX)
     }
 
     /// Whether everything of the tenant is open to it.
@@ -116,6 +168,8 @@ pub enum Action {
     Download,
     /// Make, change or delete.
     Write,
+    /// Hand out links, and see and end them.
+    Share,
     /// See or change how the tenant is run.
     Administer,
     /// See what is counted.
@@ -127,6 +181,7 @@ impl Action {
         match self {
             Self::Read | Self::Download => Scope::FilesRead,
             Self::Write => Scope::FilesWrite,
+            Self::Share => Scope::SharesWrite,
             Self::Administer => Scope::Admin,
             Self::Observe => Scope::AnalyticsRead,
         }
@@ -142,6 +197,8 @@ pub enum Resource<'a> {
     Tenant,
     /// A file that was found, or an upload that becomes one.
     File {
+        /// Which.
+        id: Id,
         /// Whose it is.
         tenant: &'a str,
         /// Who made it.
@@ -160,6 +217,8 @@ pub enum Refusal {
     Lacks(Scope),
     /// They are of another tenant than operators.
     NoOperator,
+    /// The link is for something else.
+    OtherLink,
     /// They are not to know that it exists.
     Hidden,
 }
@@ -178,6 +237,7 @@ impl Refusal {
                 let detail = format!("That is for administrators of the tenant {DEFAULT_TENANT:?}.");
                 Error::new(ErrorCode::Forbidden, detail)
             }
+            Self::OtherLink => Error::new(ErrorCode::Forbidden, "The link is not for this."),
             Self::Hidden => not_found,
         }
     }
@@ -198,9 +258,12 @@ pub fn permit(principal: &Principal, action: Action, resource: Resource<'_>) -> 
     if let (Action::Download, Resource::File { access: Access::Public, .. }) = (action, resource) {
         return Ok(());
     }
-    let Role::Member(scopes) = &principal.role else {
-        let may_be_public = (action, resource) == (Action::Download, Resource::Tenant);
-        return if may_be_public { Ok(()) } else { Err(Refusal::Unknown) };
+    let scopes = match &principal.role {
+        Role::Member(scopes) => scopes,
+        Role::Link(link) => return permit_link(link, &principal.tenant, action, resource),
+        // Something may be public.
+        Role::Anonymous if (action, resource) == (Action::Download, Resource::Tenant) => return Ok(()),
+        Role::Anonymous => return Err(Refusal::Unknown),
     };
     let is_admin = principal.is_admin();
     if !is_admin && !scopes.contains(&action.scope()) {
@@ -214,6 +277,18 @@ pub fn permit(principal: &Principal, action: Action, resource: Resource<'_>) -> 
             Err(Refusal::Hidden)
         }
         Resource::File { .. } => Ok(()),
+    }
+}
+
+fn permit_link(link: &Link, home: &str, action: Action, resource: Resource<'_>) -> Result<(), Refusal> {
+    match (link, action, resource) {
+        (Link::Download(_), Action::Download, Resource::Tenant) => Ok(()),
+        (Link::Upload(_), Action::Write, Resource::Tenant) => Ok(()),
+        (Link::Download(its), Action::Download, Resource::File { id, tenant, .. }) if *its == id && tenant == home => {
+            Ok(())
+        }
+        (Link::Download(_), Action::Download, Resource::File { .. }) => Err(Refusal::Hidden),
+        _ => Err(Refusal::OtherLink),
     }
 }
 

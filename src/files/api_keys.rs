@@ -10,12 +10,11 @@ use zeroize::Zeroizing;
 
 use super::access::{Action, Principal, Resource, Scope, permit};
 use super::describe::later;
-use super::publish::idempotency_id;
+use super::repeats::secret_bytes;
 use super::{Files, Result};
 use crate::clock::rfc3339;
 use crate::error::{Error, ErrorCode};
 use crate::format::digest::Sha256Digest;
-use crate::random;
 use crate::store::api_keys::ApiKeyDoc;
 use crate::store::audit::AuditDoc;
 use crate::store::commit::IdempotencyDoc;
@@ -111,13 +110,16 @@ impl Files {
 
     async fn run_create_key(&self, principal: &Principal, request: ApiKeyRequest) -> Result<MadeKey> {
         let (id, now) = (new_id(), self.now());
-        let idempotency = self.key_idempotency(principal, id, &request);
-        let token = self.token(id, idempotency.as_ref());
+        let scopes: Vec<_> = request.scopes.iter().map(|scope| scope.name()).collect();
+        let life = request.life.map(|life| life.as_secs().to_string());
+        let said = doc! { "tenant": &request.tenant, "scopes": &scopes, "name": &request.name, "life": life };
+        let memory = self.memory_of(CREATE, principal, request.idempotency_key.as_deref(), id, &said);
+        let token = self.token(id, memory.as_ref());
         let key = ApiKeyDoc {
             id: id.to_hex(),
             hash: binary(Sha256Digest::of(token.as_bytes()).0),
             tenant: request.tenant,
-            scopes: request.scopes.iter().map(|scope| scope.name().to_owned()).collect(),
+            scopes: scopes.into_iter().map(str::to_owned).collect(),
             name: request.name,
             created_at: now,
             expires_at: request.life.map(|life| later(now, life.as_secs())),
@@ -133,48 +135,25 @@ impl Files {
             request_id: request.request_id,
             details: doc! { "key": &key.id, "scopes": &key.scopes, "expiresAt": key.expires_at },
         };
-        match (self.store.insert_api_key(&key, &audit, idempotency.as_ref()).await, &idempotency) {
+        match (self.store.insert_api_key(&key, &audit, memory.as_ref()).await, &memory) {
             (Ok(()), _) => Ok(MadeKey { key, token }),
             (Err(StoreError::Duplicate(_)), Some(ours)) => self.repeat_key(ours).await,
             (Err(error), _) => Err(error.doing("store the API key")),
         }
     }
 
-    fn key_idempotency(&self, principal: &Principal, id: Id, request: &ApiKeyRequest) -> Option<IdempotencyDoc> {
-        let scopes: Vec<_> = request.scopes.iter().map(|scope| scope.name()).collect();
-        let life = request.life.map(|life| life.as_secs().to_string());
-        let said = doc! { "tenant": &request.tenant, "scopes": scopes, "name": &request.name, "life": life };
-        request.idempotency_key.as_deref().map(|key| IdempotencyDoc {
-            id: idempotency_id(CREATE, principal, key),
-            fingerprint: binary(self.keys.roots.dedup.mac(&[b"idempotency", said.to_string().as_bytes()])),
-            file: id,
-            purge_at: later(self.now(), self.settings.idempotency_secs),
-        })
-    }
-
-    /// A key's text: random, but for a request that may be repeated, whose answer has to be known again although
-    /// only a hash of it is kept.
-    fn token(&self, id: Id, idempotency: Option<&IdempotencyDoc>) -> Zeroizing<String> {
-        let secret = Zeroizing::new(match idempotency {
-            None => random::bytes(),
-            Some(key) => self.keys.roots.dedup.mac(&[API_KEY, key.id.as_bytes(), &id.bytes()]),
-        });
-        Zeroizing::new(format!("gg_{}_{}", id.to_hex(), URL_SAFE_NO_PAD.encode(*secret)))
-    }
-
     async fn repeat_key(&self, ours: &IdempotencyDoc) -> Result<MadeKey> {
-        const REPEAT: &str = "look the idempotency key up";
-        let found = self.store.find_idempotency(&ours.id).await.map_err(|e| e.doing(REPEAT))?;
-        let first = found.ok_or_else(|| StoreError::Stale.doing(REPEAT))?;
-        if first.fingerprint != ours.fingerprint {
-            let detail = "The idempotency key came with another request before.";
-            return Err(Error::new(ErrorCode::IdempotencyConflict, detail));
-        }
-        let key = self.store.find_key(&first.file.to_hex()).await.map_err(|e| e.doing(REPEAT))?;
+        let first = self.first_memory(ours).await?;
+        let key = self.store.find_key(&first.file.to_hex()).await.map_err(|e| e.doing("look the API key up"))?;
         let is_valid = |key: &ApiKeyDoc| key.revoked_at.is_none() && key.expires_at.is_none_or(|at| at > self.now());
         let over = || Error::new(ErrorCode::IdempotencyConflict, "The key that this request made has ended.");
         let key = key.filter(is_valid).ok_or_else(over)?;
         Ok(MadeKey { key, token: self.token(first.file, Some(&first)) })
+    }
+
+    fn token(&self, id: Id, memory: Option<&IdempotencyDoc>) -> Zeroizing<String> {
+        let secret = secret_bytes(&self.keys.roots.dedup, API_KEY, id, memory);
+        Zeroizing::new(format!("gg_{}_{}", id.to_hex(), URL_SAFE_NO_PAD.encode(*secret)))
     }
 
     /// Keys by id, after one of them, revoked ones too.

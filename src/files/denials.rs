@@ -33,7 +33,7 @@ pub struct Denial {
 pub struct Denials(Mutex<HashMap<String, (Instant, u32)>>);
 
 impl Denials {
-    fn admits(&self, credential: &str) -> bool {
+    pub(super) fn admits(&self, credential: &str) -> bool {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if watched.len() >= CREDENTIALS {
             watched.retain(|_, (since, _)| since.elapsed() < WINDOW);

@@ -153,6 +153,10 @@ impl Files {
             file: file.file,
             purge_at: later(self.now(), self.settings.idempotency_secs),
         });
+        let mut details = doc! { "version": file.version, "size": file.content.size, "bucket": &file.content.bucket };
+        if file.owner != principal.actor {
+            details.insert("owner", &file.owner);
+        }
         let audit = AuditDoc {
             id: new_id(),
             at: self.now(),
@@ -161,7 +165,7 @@ impl Files {
             action: said.action.to_owned(),
             file: Some(file.file),
             request_id: said.request_id.clone(),
-            details: doc! { "version": file.version, "size": file.content.size, "bucket": &file.content.bucket },
+            details,
         };
         let usage = UsageEntry::added(&file, said.hold);
         Ok(Entry { file, audit, usage, idempotency, upload: said.upload.clone() })
@@ -199,7 +203,12 @@ impl Files {
         let found = self.store.find_idempotency(&ours.id).await.map_err(|e| e.doing("look the idempotency key up"))?;
         match found {
             Some(first) if first.fingerprint == ours.fingerprint => {
-                let file = self.find(principal, Action::Write, first.file).await.map_err(|error| match error.code {
+                let found = match principal.upload_terms() {
+                    // The key is the link's own.
+                    Some(terms) => self.find(&terms.owner_of(principal), Action::Write, first.file).await,
+                    None => self.find(principal, Action::Write, first.file).await,
+                };
+                let file = found.map_err(|error| match error.code {
                     ErrorCode::FileNotFound => {
                         Error::new(ErrorCode::IdempotencyConflict, "The file that this idempotency key made is gone.")
                     }

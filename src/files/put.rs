@@ -18,6 +18,7 @@ use super::quota::Room;
 use super::write::SegmentWish;
 use super::{Files, Result};
 use crate::content::Route;
+use crate::content::media_type::MediaType;
 use crate::content::sniff::{SNIFF_LEN, Sniffed, sniff};
 use crate::error::{Error, ErrorCode};
 use crate::format::compress::compress;
@@ -80,7 +81,7 @@ impl Files {
     }
 
     async fn run_put(&self, principal: Principal, request: PutRequest, body: BodyStream) -> Result<Put> {
-        let most = self.routing.max_bytes();
+        let most = principal.max_upload().min(self.routing.max_bytes());
         if request.announced_len.is_some_and(|len| len > most) {
             return Err(Error::too_large(most));
         }
@@ -91,7 +92,7 @@ impl Files {
         let name = request.options.name.clone().unwrap_or_else(|| UNNAMED.to_owned());
         let sniffed = sniff(&source.peek(SNIFF_LEN), request.declared_type.as_deref(), &name);
         let route = self.routing.route(&sniffed.media_type);
-        check_route(&route, &sniffed, request.announced_len)?;
+        check_route(&route, &sniffed, request.announced_len).and_then(|()| check_terms(&principal, &sniffed))?;
 
         let codec = choose_codec(&request.options, &route, &mut source).await?;
         let bucket_days = route.settings.retention_days;
@@ -104,7 +105,7 @@ impl Files {
             customer_key: request.customer_key.as_ref(),
             file_len: request.announced_len,
             announced_len: request.announced_len,
-            limit: route.settings.max_bytes,
+            limit: route.settings.max_bytes.min(most),
         })?;
         let pending = plan.pending.clone();
         let (mut room, is_repeated) = match self.take_room(&principal.tenant, request.announced_len).await {
@@ -126,7 +127,7 @@ impl Files {
                 options: request.options,
                 bucket_days,
                 sniffed,
-                owner: principal.actor.clone(),
+                owner: principal.owner().to_owned(),
                 file: new_id(),
                 created_at: self.now(),
                 action: PUT,
@@ -162,6 +163,19 @@ pub(super) fn check_route(route: &Route<'_>, sniffed: &Sniffed, announced_len: O
     }
     match announced_len {
         Some(len) if len > route.settings.max_bytes => Err(Error::too_large(route.settings.max_bytes)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether content is of the type that a link is for; any is of a link for unknown bytes.
+fn check_terms(principal: &Principal, sniffed: &Sniffed) -> Result<()> {
+    let wanted = principal.upload_terms().and_then(|terms| terms.content_type.as_deref()).and_then(MediaType::parse);
+    let wanted = wanted.filter(|wanted| *wanted != MediaType::octet_stream());
+    match wanted {
+        Some(wanted) if wanted.essence() != sniffed.media_type.essence() => {
+            let detail = format!("The link is for {wanted}, and this is {}.", sniffed.media_type);
+            Err(Error::new(ErrorCode::KindNotAccepted, detail).with("mediaType", sniffed.media_type.to_string()))
+        }
         _ => Ok(()),
     }
 }

@@ -88,7 +88,7 @@ impl Files {
             None => (&upload.owner, said),
         };
         let access = access.and_then(Access::from_name).unwrap_or_default();
-        let file = Resource::File { tenant: &upload.tenant, owner, access };
+        let file = Resource::File { id: upload.file, tenant: &upload.tenant, owner, access };
         permit(principal, action, file).map_err(|refusal| refusal.or_hidden(not_found()))
     }
 

@@ -31,6 +31,11 @@ impl Key {
         mac.finalize().into_bytes().into()
     }
 
+    /// Whether this is the code of a message, in constant time.
+    pub fn is_mac(&self, message: &[u8], code: &[u8]) -> bool {
+        equal(&self.mac(&[message]), code)
+    }
+
     /// HKDF-Expand with this key as the pseudo-random key (RFC 5869 §2.3).
     pub fn expand<const N: usize>(&self, info: &[&[u8]]) -> [u8; N] {
         expand(&self.0, info)

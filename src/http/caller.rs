@@ -7,6 +7,7 @@ use http::request::Parts;
 
 use super::AppState;
 use super::customer_key::CustomerKey;
+use super::presign;
 use super::problem::RequestId;
 use crate::error::Error;
 use crate::files::access::Principal;
@@ -36,7 +37,10 @@ impl Caller {
     }
 }
 
-/// Who asks, or anybody: for what may be open to all.
+/// Who asks, by a credential or a presigned URL.
+pub struct LinkCaller(pub Caller);
+
+/// Who asks, by a credential or a presigned URL, or anybody: for what may be open to all.
 pub struct AnyCaller(pub Caller);
 
 impl FromRequestParts<AppState> for Caller {
@@ -49,13 +53,26 @@ impl FromRequestParts<AppState> for Caller {
     }
 }
 
+impl FromRequestParts<AppState> for LinkCaller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
+        let principal = match presign::holder(parts, state).await? {
+            Some(holder) => holder,
+            None => Principal::from_request_parts(parts, state).await?,
+        };
+        Caller::with(principal, parts, state).await.map(Self)
+    }
+}
+
 impl FromRequestParts<AppState> for AnyCaller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
-        let principal = match parts.headers.contains_key(AUTHORIZATION) {
-            true => Principal::from_request_parts(parts, state).await?,
-            false => Principal::anonymous(),
+        let principal = match presign::holder(parts, state).await? {
+            Some(holder) => holder,
+            None if parts.headers.contains_key(AUTHORIZATION) => Principal::from_request_parts(parts, state).await?,
+            None => Principal::anonymous(),
         };
         Caller::with(principal, parts, state).await.map(Self)
     }

@@ -20,19 +20,29 @@ use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_h
 use super::digests::{REPR_DIGEST, repr_digest};
 use super::disposition::{Disposition, content_disposition, is_safe_inline};
 use super::files::FileIdPath;
+use super::links::page::is_pdf;
+use super::links::{self, Guest};
 use super::negotiate::{Coding, accepts};
 use super::problem::RequestId;
 use super::query;
 use super::ranges::{self, RangePlan};
 use super::throttle::{Rate, paced};
 use crate::error::{Error, ErrorCode};
+use crate::files::access::Role;
 use crate::files::open::OpenedFile;
 use crate::files::read::{EncodedContent, ReadCost, ReadPlan};
+use crate::files::shares::visit::Visit;
 use crate::format::segment::Codec;
 use crate::metrics;
 use crate::pipeline::ByteStream;
 use crate::random;
 use crate::store::Id;
+use crate::store::registry::FileDoc;
+
+/// What content may do in a browser: nothing.
+const POLICY: &str = "sandbox; default-src 'none'";
+/// Of a PDF in the frame of a share's page: browsers show it apart from the page's origin, but not in a sandbox.
+const PDF_POLICY: &str = "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'";
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Fetch Standard, §3.8.
@@ -40,19 +50,49 @@ static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross
 
 /// `GET` and `HEAD /v1/files/{id}/content`.
 pub async fn open(AnyCaller(caller): AnyCaller, FileIdPath(id): FileIdPath, head: Parts) -> Result<Response, Error> {
-    respond(caller, id, head).await
+    respond(caller, id, head, None).await
+}
+
+/// A share through which content is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Through<'a> {
+    pub(super) visit: &'a Visit,
+    pub(super) guest: &'a Guest,
 }
 
 /// The content of a file, as a request asks for it.
-pub(super) async fn respond(caller: Caller, id: Id, head: Parts) -> Result<Response, Error> {
+pub(super) async fn respond(
+    caller: Caller,
+    id: Id,
+    head: Parts,
+    through: Option<Through<'_>>,
+) -> Result<Response, Error> {
     let Caller { state, principal, request_id, customer_key } = caller;
     let Parts { method, headers, uri, .. } = head;
-    let file = state.files.open(&principal, id, customer_key).await?;
-    let wish = wish(&uri)?;
+    let mut file = state.files.open(&principal, id, customer_key).await?;
+    let reader = match (through, &principal.role) {
+        (Some(_), _) => Reader::Guest,
+        (None, Role::Link(_)) => Reader::Presigned,
+        (None, _) => Reader::Other,
+    };
+    let mut wanted = Wanted::read(&uri, reader)?;
+    // Browsers that say so say that it is for a frame.
+    wanted.is_preview &=
+        headers.get("sec-fetch-dest").is_none_or(|dest| ["iframe", "embed", "object"].iter().any(|of| dest == of));
+    let showing = wanted.showing(&file.doc, through)?;
+    let answering = Answering {
+        showing,
+        reader,
+        // Whoever has a presigned URL asks with nothing but that, and of a share the terms may name the pages.
+        is_embeddable: through.map_or(reader == Reader::Presigned, |through| through.visit.is_from_page),
+        rate: wanted.rate,
+    };
+    if let Some(name) = wanted.name {
+        file.doc.name = name;
+    }
     let encoded = negotiate(&file, &headers)?;
-    let representation = Representation::new(&state, &file, wish, encoded.as_ref())?;
+    let representation = Representation::new(&state, &file, &answering, encoded.as_ref())?;
     let validators = Validators { etag: &representation.etag, modified: representation.modified };
-    let is_get = method == Method::GET;
     match evaluate(Reading::Safe, &headers, &validators) {
         Precondition::NotModified => return Ok(representation.respond(StatusCode::NOT_MODIFIED, None, Body::empty())),
         Precondition::Failed => {
@@ -60,43 +100,46 @@ pub(super) async fn respond(caller: Caller, id: Id, head: Parts) -> Result<Respo
         }
         Precondition::Proceed => {}
     }
+    if method != Method::GET {
+        let len = encoded.as_ref().map_or(file.plain_len, |encoded| encoded.encoded_len);
+        if encoded.is_none() {
+            file.check_readable()?;
+        }
+        return Ok(representation.respond(StatusCode::OK, Some(len), Body::empty()));
+    }
+    let (mut response, first_byte) = send(&file, representation, encoded, &headers, &request_id).await?;
+    if let Some(Through { visit, guest }) = through {
+        guest.take_download(visit, showing != Showing::Saved, &mut response).await?;
+    }
+    state.files.count_access(&file.doc, first_byte);
+    Ok(response)
+}
+
+/// The answer with bytes, and the first of them.
+async fn send(
+    file: &OpenedFile,
+    representation: Representation,
+    encoded: Option<EncodedContent>,
+    headers: &HeaderMap,
+    request_id: &RequestId,
+) -> Result<(Response, u64), Error> {
     if let Some(encoded) = encoded {
         let len = encoded.encoded_len;
-        if !is_get {
-            return Ok(representation.respond(StatusCode::OK, Some(len), Body::empty()));
-        }
-        let response = representation.send(StatusCode::OK, len, file.plan_encoded(encoded), &request_id).await?;
-        state.files.count_access(&file.doc, 0);
-        return Ok(response);
+        let response = representation.send(StatusCode::OK, len, file.plan_encoded(encoded), request_id).await?;
+        return Ok((response, 0));
     }
-    // RFC 9110 §14.2: a range is defined for GET only.
-    let plan = if is_get && if_range_holds(&headers, &validators) {
-        ranges::plan(&headers, file.plain_len)
-    } else {
-        RangePlan::Whole
-    };
     let len = file.plain_len;
+    let validators = Validators { etag: &representation.etag, modified: representation.modified };
+    let plan = if if_range_holds(headers, &validators) { ranges::plan(headers, len) } else { RangePlan::Whole };
     match plan {
-        RangePlan::Whole if !is_get => {
-            file.check_readable()?;
-            Ok(representation.respond(StatusCode::OK, Some(len), Body::empty()))
-        }
-        RangePlan::Whole => {
-            let response = representation.send(StatusCode::OK, len, file.plan(&(0..len))?, &request_id).await?;
-            state.files.count_access(&file.doc, 0);
-            Ok(response)
-        }
+        RangePlan::Whole => Ok((representation.send(StatusCode::OK, len, file.plan(&(0..len))?, request_id).await?, 0)),
         RangePlan::Single(range) => {
             let start = range.start;
-            let response = respond_single(&file, representation, range, &request_id).await?;
-            state.files.count_access(&file.doc, start);
-            Ok(response)
+            Ok((respond_single(file, representation, range, request_id).await?, start))
         }
         RangePlan::Multi(ranges) => {
             let start = ranges.iter().map(|range| range.start).min().unwrap_or(0);
-            let response = respond_multi(&file, representation, &ranges, &request_id)?;
-            state.files.count_access(&file.doc, start);
-            Ok(response)
+            Ok((respond_multi(file, representation, &ranges, request_id)?, start))
         }
         RangePlan::Unsatisfiable => {
             let detail = format!("The content has {len} bytes.");
@@ -105,25 +148,77 @@ pub(super) async fn respond(caller: Caller, id: Id, head: Parts) -> Result<Respo
     }
 }
 
-/// What the query says about the answer.
-struct Wish {
+/// How a request wants the content.
+struct Wanted {
     disposition: Disposition,
+    /// Under another name; for holders of presigned URLs that say so.
+    name: Option<String>,
+    /// In a frame of a share's page.
+    is_preview: bool,
     rate: Option<Rate>,
 }
 
-fn wish(uri: &Uri) -> Result<Wish, Error> {
-    let pairs = query::pairs(uri)?;
-    query::require_single(&pairs, &[])?;
-    let mut wish = Wish { disposition: Disposition::Inline, rate: None };
-    for (name, value) in &pairs {
-        match (name.as_str(), value.as_str()) {
-            ("download", "1") => wish.disposition = Disposition::Attachment,
-            ("download", _) => return Err(Error::bad_request("download", "download is 1 or absent.")),
-            ("throttle", value) => wish.rate = Some(Rate::parse(value)?),
-            _ => return Err(query::unknown(name)),
+/// By what content is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// A credential, or nothing.
+    Other,
+    /// A presigned URL.
+    Presigned,
+    /// A share.
+    Guest,
+}
+
+/// How content is answered with.
+struct Answering {
+    showing: Showing,
+    reader: Reader,
+    /// Whether pages of other origins may show it.
+    is_embeddable: bool,
+    rate: Option<Rate>,
+}
+
+/// What a browser does with content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Showing {
+    Saved,
+    Shown,
+    /// With the viewer for PDF, which does not run in a sandbox of CSP.
+    Pdf,
+}
+
+impl Wanted {
+    fn read(uri: &Uri, reader: Reader) -> Result<Self, Error> {
+        let pairs = query::pairs(uri)?;
+        query::require_single(&pairs, &[])?;
+        let mut wanted = Self { disposition: Disposition::Inline, name: None, is_preview: false, rate: None };
+        for (name, value) in pairs {
+            match (name.as_str(), value.as_str()) {
+                ("download", "1") => wanted.disposition = Disposition::Attachment,
+                ("download", _) => return Err(Error::bad_request("download", "download is 1 or absent.")),
+                ("filename", _) if reader == Reader::Presigned => wanted.name = Some(value),
+                ("preview", "1") if reader == Reader::Guest => wanted.is_preview = true,
+                ("throttle", value) => wanted.rate = Some(Rate::parse(value)?),
+                _ => return Err(query::unknown(&name)),
+            }
         }
+        Ok(wanted)
     }
-    Ok(wish)
+
+    fn showing(&self, doc: &FileDoc, through: Option<Through<'_>>) -> Result<Showing, Error> {
+        let is_pdf = self.is_preview && is_pdf(&doc.content_type);
+        let can_be_shown = is_pdf || is_safe_inline(&doc.content_type);
+        let wants_file = self.disposition == Disposition::Attachment;
+        let is_shown = match through {
+            Some(Through { visit, .. }) => links::is_shown(visit, wants_file, can_be_shown)?,
+            None => !wants_file && can_be_shown,
+        };
+        Ok(match is_shown {
+            false => Showing::Saved,
+            true if is_pdf => Showing::Pdf,
+            true => Showing::Shown,
+        })
+    }
 }
 
 /// The stored coding, where the client accepts it and asks for the whole.
@@ -151,7 +246,12 @@ struct Representation {
 }
 
 impl Representation {
-    fn new(state: &AppState, file: &OpenedFile, wish: Wish, encoded: Option<&EncodedContent>) -> Result<Self, Error> {
+    fn new(
+        state: &AppState,
+        file: &OpenedFile,
+        answering: &Answering,
+        encoded: Option<&EncodedContent>,
+    ) -> Result<Self, Error> {
         let doc = &file.doc;
         let mut etag = state.files.etag(doc);
         let modified = doc.created_at.to_system_time();
@@ -167,21 +267,24 @@ impl Representation {
         if doc.content.codec != Codec::Identity.name() {
             headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
         }
-        let is_inline = wish.disposition == Disposition::Inline && is_safe_inline(&doc.content_type);
-        let disposition = if is_inline { Disposition::Inline } else { Disposition::Attachment };
-        let (caching, embedding) = match doc.access.as_str() {
-            "public" => ("public, no-cache", "cross-origin"),
-            _ => ("private, no-cache", "same-origin"),
+        let disposition = match answering.showing {
+            Showing::Saved => Disposition::Attachment,
+            Showing::Shown | Showing::Pdf => Disposition::Inline,
         };
+        let is_public = doc.access == "public" && answering.reader != Reader::Guest;
+        let caching = if is_public { "public, no-cache" } else { "private, no-cache" };
+        let is_embeddable = is_public || answering.is_embeddable;
+        let embedding = if is_embeddable { "cross-origin" } else { "same-origin" };
+        let policy = if answering.showing == Showing::Pdf { PDF_POLICY } else { POLICY };
         headers.insert(ETAG, value(&format!("\"{etag}\""))?);
         headers.insert(LAST_MODIFIED, value(&httpdate::fmt_http_date(modified))?);
         headers.insert(CONTENT_DISPOSITION, content_disposition(disposition, &doc.name));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         headers.insert(CROSS_ORIGIN_RESOURCE_POLICY.clone(), HeaderValue::from_static(embedding));
-        Ok(Self { etag, modified, headers, content_type: value(&doc.content_type)?, rate: wish.rate })
+        Ok(Self { etag, modified, headers, content_type: value(&doc.content_type)?, rate: answering.rate })
     }
 
     /// The answer with the bytes of a read.

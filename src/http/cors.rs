@@ -16,12 +16,12 @@ use super::AppState;
 
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const ASKED: &str = "Authorization, Content-Type, Content-Digest, Repr-Digest, Idempotency-Key, Range, If-Match, \
-    If-None-Match, If-Range, Gridgate-Encryption-Key, Gridgate-Encryption-Key-SHA256, Tus-Resumable, Upload-Length, \
+    If-None-Match, If-Range, Gridgate-Encryption-Key, Gridgate-Encryption-Key-SHA256, Gridgate-Share-Password, Gridgate-Grant, Tus-Resumable, Upload-Length, \
     Upload-Defer-Length, Upload-Metadata, Upload-Offset, Upload-Checksum, Upload-Concat, \
     Upload-Complete, Upload-Draft-Interop-Version, Content-Disposition, X-HTTP-Method-Override, \
     X-Requested-With, X-Request-ID";
 const SHOWN: &str = "Location, ETag, Content-Range, Content-Disposition, Accept-Ranges, Repr-Digest, Retry-After, \
-    Server-Timing, X-Request-Id, Gridgate-File-Id, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, \
+    Server-Timing, X-Request-Id, Gridgate-File-Id, Gridgate-Grant, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, \
     Tus-Checksum-Algorithm, Upload-Offset, Upload-Length, Upload-Defer-Length, Upload-Metadata, Upload-Expires, \
     Upload-Concat, Upload-Complete, Upload-Limit, Accept-Patch";
 /// Seconds that a browser may remember the answer to a preflight.

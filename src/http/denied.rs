@@ -9,7 +9,7 @@ use axum::response::Response;
 use http::request::Parts;
 
 use super::AppState;
-use super::problem::{Failure, RequestId};
+use super::problem::{Failure, RequestId, Told};
 use crate::error::ErrorCode;
 use crate::files::access::Principal;
 use crate::files::denials::Denial;
@@ -70,7 +70,8 @@ async fn enter(state: AppState, principal: Principal, denial: Denial) {
 
 /// Why somebody was refused, if so.
 fn refusal(response: &Response) -> Option<ErrorCode> {
-    let Failure(error) = response.extensions().get::<Failure>()?;
+    let failed = response.extensions().get::<Failure>().map(|Failure(error)| error);
+    let error = failed.or_else(|| response.extensions().get::<Told>().map(|Told(error)| error))?;
     // That an upload takes no bytes from anybody is no denied access.
     let is_refusal = matches!(error.code.row().status, 401 | 403) && error.code != ErrorCode::FinalUpload;
     is_refusal.then_some(error.code)
@@ -78,7 +79,10 @@ fn refusal(response: &Response) -> Option<ErrorCode> {
 
 /// What a path has in the place of a route's parameter.
 fn named(route: &str, path: &str) -> Option<String> {
-    let (_, named) = route.split('/').zip(path.split('/')).find(|(place, _)| place.starts_with('{'))?;
+    let (place, named) = route.split('/').zip(path.split('/')).find(|(place, _)| place.starts_with('{'))?;
+    if place == "{token}" {
+        return None;
+    }
     Some(named.chars().take(NAMED_LEN).collect())
 }
 
@@ -90,6 +94,7 @@ mod tests {
     fn a_path_names_what_the_route_leaves_open() {
         assert_eq!(named("/v1/files/{id}/content", "/v1/files/0a/content").as_deref(), Some("0a"));
         assert_eq!(named("/v1/files", "/v1/files"), None);
+        assert_eq!(named("/s/{token}/content", "/s/secret/content"), None, "what opens a share is no name");
         assert_eq!(
             named("/v1/admin/quotas/{tenant}", &format!("/v1/admin/quotas/{}", "x".repeat(999))).map(|n| n.len()),
             Some(64)

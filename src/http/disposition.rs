@@ -91,7 +91,7 @@ pub fn content_disposition(kind: Disposition, name: &str) -> HeaderValue {
 
 /// The name as it may be shown: without characters that hide or reorder it, without path, bounded,
 /// never empty.
-fn clean(name: &str) -> String {
+pub fn clean(name: &str) -> String {
     let mut cleaned = String::new();
     for character in name.chars().filter(|&character| !is_hidden(character)) {
         if cleaned.len() + character.len_utf8() > MAX_NAME_BYTES {

@@ -11,12 +11,13 @@ use serde_json::json;
 
 use super::AppState;
 use super::body::{known_len, read_json_object, require_identity, require_json, stream_body};
-use super::caller::Caller;
+use super::caller::{Caller, LinkCaller};
 use super::{cursor, digests, disposition, form, query};
 use crate::content::ContentKind;
 use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, Resource, permit};
 use crate::files::options::{self, PutOptions};
+use crate::files::protection::KEY_HEADER;
 use crate::files::put::PutRequest;
 use crate::store::registry::list::{Direction, FileFilter, PageQuery, SortField};
 use crate::store::{DateTime, Id};
@@ -52,10 +53,14 @@ pub(super) fn file_id(text: &str) -> Result<Id, Error> {
 }
 
 /// `POST /v1/files`.
-pub async fn put(caller: Caller, request: Request) -> Result<Response, Error> {
+pub async fn put(LinkCaller(caller): LinkCaller, request: Request) -> Result<Response, Error> {
     permit(&caller.principal, Action::Write, Resource::Tenant)?;
     let audit_id = caller.audit_id();
     let Caller { state, principal, customer_key, .. } = caller;
+    let is_link = principal.upload_terms().is_some();
+    if is_link && customer_key.is_some() {
+        return Err(Error::bad_header(KEY_HEADER, "What a link makes is not locked to who holds it."));
+    }
     let (head, body) = request.into_parts();
     require_identity(&head.headers)?;
     let now = DateTime::from_system_time(state.files.clock.now());
@@ -72,7 +77,8 @@ pub async fn put(caller: Caller, request: Request) -> Result<Response, Error> {
         Some(boundary) => {
             form::check_len(known_len(&body), state.files.routing.max_bytes())?;
             let body = form::FormBody::new(stream_body(body, state.body_limits), announced.content);
-            let form = form::read_form(body, boundary, request.options, given, now).await?;
+            // Whoever holds a link says nothing of the file but what the link says.
+            let form = form::read_form(body, boundary, request.options, given, !is_link, now).await?;
             request.digests = announced.repr;
             request.options = form.options;
             request.declared_type = form.declared_type;
@@ -90,8 +96,11 @@ pub async fn put(caller: Caller, request: Request) -> Result<Response, Error> {
             stream_body(body, state.body_limits)
         }
     };
+    if let Some(terms) = principal.upload_terms() {
+        request.declared_type = request.declared_type.or_else(|| terms.content_type.clone());
+    }
     let made = state.files.put(principal, request, body).await?;
-    Ok(state.created(made.file))
+    Ok(if is_link { state.received(made.file) } else { state.created(made.file) })
 }
 
 /// The options of the query, and which of them are given.

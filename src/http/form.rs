@@ -63,7 +63,8 @@ pub fn check_len(announced: Option<u64>, most: u64) -> Result<(), Error> {
     }
 }
 
-/// Reads the fields and stops where the file begins. `seen` are the options given elsewhere.
+/// Reads the fields and stops where the file begins. `seen` are the options given elsewhere; fields are refused where
+/// the sender may not say anything.
 ///
 /// # Errors
 /// `bad_request` for a malformed form, an unknown or repeated field, too many or too long ones, or
@@ -73,6 +74,7 @@ pub async fn read_form(
     boundary: String,
     mut options: PutOptions,
     mut seen: Vec<String>,
+    may_say: bool,
     now: DateTime,
 ) -> Result<FileForm, Error> {
     let mut form = Multipart::new(body.pieces(), boundary);
@@ -96,6 +98,9 @@ pub async fn read_form(
         }
         if seen.len() == most || seen.contains(&name) {
             return Err(refused(&name, "The option is given twice, or there are too many fields.".to_owned()));
+        }
+        if !may_say {
+            return Err(refused(&name, "The link says what may be said about the file.".to_owned()));
         }
         let text = read_text(&name, field, &body).await?;
         if !options.set(&name, &text, now)? {

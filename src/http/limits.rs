@@ -18,11 +18,16 @@ use super::AppState;
 use super::client::Client;
 use crate::error::{Error, ErrorCode};
 use crate::files::access::Principal;
+use crate::store::Id;
 
 /// Keys that are counted at once. One more, and all begin anew: who has so many addresses is not held up by a count
 /// of each.
 const KEYS: usize = 100_000;
 const MOST: u32 = 1_000_000;
+/// Addresses that may try passwords of one share as often as one may.
+const ADDRESSES: u32 = 30;
+/// Comments on one share from one address in a minute.
+const COMMENTS: NonZeroU32 = NonZeroU32::new(20).expect("it is not 0");
 /// What orchestrators ask, however often.
 const HEALTH: [&str; 2] = ["/livez", "/readyz"];
 
@@ -36,6 +41,8 @@ pub struct LimitSettings {
     pub credential_per_sec: u32,
     /// Wrong credentials from one address in a minute.
     pub wrong_credentials_per_min: u32,
+    /// Passwords tried on one share from one address in a minute.
+    pub share_passwords_per_min: u32,
 }
 
 impl LimitSettings {
@@ -45,6 +52,7 @@ impl LimitSettings {
             ("limits.address_per_sec", self.address_per_sec),
             ("limits.credential_per_sec", self.credential_per_sec),
             ("limits.wrong_credentials_per_min", self.wrong_credentials_per_min),
+            ("limits.share_passwords_per_min", self.share_passwords_per_min),
         ];
         match settings.into_iter().find(|(_, value)| *value > MOST) {
             Some((key, value)) => Err(format!("{key}: {value} is not between 0 and {MOST}")),
@@ -58,6 +66,9 @@ pub struct Limits {
     addresses: Option<Counter<IpAddr>>,
     credentials: Option<Counter<(String, String)>>,
     wrong: Option<Counter<IpAddr>>,
+    passwords: Option<Counter<(Id, IpAddr)>>,
+    passwords_of_share: Option<Counter<Id>>,
+    comments: Counter<(Id, IpAddr)>,
 }
 
 impl Limits {
@@ -67,6 +78,11 @@ impl Limits {
         Self {
             addresses: per_sec(settings.address_per_sec).map(Counter::new),
             credentials: per_sec(settings.credential_per_sec).map(Counter::new),
+            passwords: NonZeroU32::new(settings.share_passwords_per_min).map(Quota::per_minute).map(Counter::new),
+            passwords_of_share: NonZeroU32::new(settings.share_passwords_per_min.saturating_mul(ADDRESSES))
+                .map(Quota::per_minute)
+                .map(Counter::new),
+            comments: Counter::new(Quota::per_minute(COMMENTS)),
             wrong: NonZeroU32::new(settings.wrong_credentials_per_min).map(Quota::per_minute).map(Counter::new),
         }
     }
@@ -86,6 +102,25 @@ impl Limits {
     /// `too_many_requests`.
     pub fn count_wrong(&self, client: Client) -> Result<(), Error> {
         self.wrong.as_ref().map_or(Ok(()), |counter| counter.count(network_of(client)))
+    }
+}
+
+impl Limits {
+    /// Counts a password that is tried on a share.
+    ///
+    /// # Errors
+    /// `too_many_requests`.
+    pub fn count_password(&self, share: Id, client: Client) -> Result<(), Error> {
+        self.passwords.as_ref().map_or(Ok(()), |counter| counter.count((share, network_of(client))))?;
+        self.passwords_of_share.as_ref().map_or(Ok(()), |counter| counter.count(share))
+    }
+
+    /// Counts a comment on a share.
+    ///
+    /// # Errors
+    /// `too_many_requests`.
+    pub fn count_comment(&self, share: Id, client: Client) -> Result<(), Error> {
+        self.comments.count((share, network_of(client)))
     }
 }
 

@@ -1,9 +1,8 @@
-//! `Accept-Encoding`: whether a client takes the stored coding as it is.
+//! `Accept-Encoding`: whether a client takes the stored coding as it is; `Accept`: whether it takes a page.
 //!
-//! It does not choose among several codings, does not set `Content-Encoding` or `Vary`, and reads
-//! no other `Accept-*`.
+//! It does not choose among several codings, and does not set `Content-Encoding` or `Vary`.
 
-use http::header::{ACCEPT_ENCODING, HeaderMap};
+use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap};
 
 /// A coding the content can be sent in.
 ///
@@ -39,6 +38,20 @@ pub fn accepts(headers: &HeaderMap, coding: Coding) -> bool {
     };
     let weight = named.or(weights.any).unwrap_or(0);
     weight > 0 && identity.unwrap_or(0) <= weight
+}
+
+/// The weight that `Accept` gives a media type by its name, in thousandths; None where it does not name it.
+///
+/// # Source
+/// RFC 9110 §12.5.1; ranges such as `text/*` are not looked at.
+pub fn weight_of_type(headers: &HeaderMap, name: &str) -> Option<u16> {
+    let lines = headers.get_all(ACCEPT);
+    let mut members = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    members.find_map(|member| {
+        let mut halves = member.split(|&byte| byte == b';');
+        let is_it = halves.next()?.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
+        is_it.then(|| halves.find_map(weight_of).unwrap_or(1000))
+    })
 }
 
 /// The weights a request gives, in thousandths; None where it says nothing.

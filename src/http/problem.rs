@@ -39,6 +39,18 @@ const RETRY_AFTER_SECS: u64 = 1;
 #[derive(Clone)]
 pub struct Failure(pub Arc<Error>);
 
+/// The error that a response tells by itself, as a page.
+#[derive(Clone)]
+pub struct Told(pub Arc<Error>);
+
+impl Told {
+    /// A response that tells an error.
+    pub fn by(mut response: Response, error: Error) -> Response {
+        response.extensions_mut().insert(Self(Arc::new(error)));
+        response
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut response = status(self.code).into_response();
@@ -70,6 +82,9 @@ pub async fn render(State(_): State<AppState>, mut request: Request, next: Next)
                 response.headers_mut().insert(HeaderName::from_static(name), value.clone());
             }
         }
+        log(&error, &id, method.as_str(), &route);
+    }
+    if let Some(Told(error)) = response.extensions_mut().remove::<Told>() {
         log(&error, &id, method.as_str(), &route);
     }
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

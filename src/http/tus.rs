@@ -240,7 +240,7 @@ pub async fn get(caller: Caller, FileIdPath(id): FileIdPath, request: Request) -
         return head(caller, FileIdPath(id), request).await;
     }
     let file = caller.state.files.find_made(&caller.principal, id).await?;
-    content::respond(caller, file, request.into_parts().0).await
+    content::respond(caller, file, request.into_parts().0, None).await
 }
 
 /// `POST /tus/{id}`: another method, by clients that cannot send it.

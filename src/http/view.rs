@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, ETAG, LOCATION};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::AppState;
 use crate::clock;
@@ -123,6 +123,21 @@ impl AppState {
         let view = self.view(file);
         let headers = [(LOCATION, location), (ETAG, view.etag.clone()), (CACHE_CONTROL, "no-store".to_owned())];
         (StatusCode::CREATED, headers, Json(view)).into_response()
+    }
+
+    /// The answer to whoever made a file by a link: what they know already, and its id. Whether the tenant had the same
+    /// content, and how it is kept, is not theirs to know.
+    pub fn received(&self, file: FileDoc) -> Response {
+        let view = self.view(file);
+        let body = json!({
+            "id": view.id,
+            "name": view.name,
+            "size": view.size,
+            "contentType": view.content_type,
+            "sha256": view.sha256,
+            "createdAt": view.created_at,
+        });
+        (StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
     }
 
     /// The file as clients see it; without its digest where the client's key is needed to

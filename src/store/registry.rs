@@ -357,6 +357,7 @@ impl Store {
                 if removed.deleted_count == 0 {
                     return Err(StepError::Final(StoreError::Stale));
                 }
+                self.remove_shares_of(before.file, session).await?;
                 self.append_audit(&[audit], session).await?;
                 self.append_usage(std::slice::from_ref(&less), session).await
             };

@@ -35,6 +35,12 @@ pub const IDEMPOTENCY: &str = "idempotency";
 pub const UPLOADS: &str = "uploads";
 /// Bytes at the end of uploads that are too few for a segment.
 pub const TAILS: &str = "upload_tails";
+/// Links to files with terms.
+pub const SHARES: &str = "file_shares";
+/// One entry for each access to a share.
+pub const SHARE_LOG: &str = "share_log";
+/// What visitors of shares said.
+pub const SHARE_COMMENTS: &str = "share_comments";
 /// How far jobs came that take long.
 pub const JOBS: &str = "jobs";
 
@@ -54,7 +60,7 @@ pub enum Keeping {
 
 /// Every collection but those of the buckets, in the order in which a backup holds them: what a restore checks
 /// first comes first.
-pub const COLLECTIONS: [(&str, Keeping); 14] = [
+pub const COLLECTIONS: [(&str, Keeping); 17] = [
     (KEYS, Keeping::Whole),
     (SEGMENTS, Keeping::Named("blob")),
     (BLOBS, Keeping::Named("_id")),
@@ -62,6 +68,9 @@ pub const COLLECTIONS: [(&str, Keeping); 14] = [
     (API_KEYS, Keeping::Whole),
     (IDEMPOTENCY, Keeping::Whole),
     (AUDIT, Keeping::Whole),
+    (SHARES, Keeping::Whole),
+    (SHARE_LOG, Keeping::Whole),
+    (SHARE_COMMENTS, Keeping::Whole),
     (USAGE, Keeping::Whole),
     (USAGE_ENTRIES, Keeping::Whole),
     (UPLOADS, Keeping::LeftOut("its parts are no content yet; what is under way is begun anew after a restore")),
@@ -151,6 +160,13 @@ fn indexes() -> Vec<Index> {
         index(AUDIT, doc! { "tenant": 1, "at": -1 }),
         index(AUDIT, doc! { "file": 1, "at": -1 }),
         Index { unique: true, ..index(API_KEYS, doc! { "hash": 1 }) },
+        Index { unique: true, ..index(SHARES, doc! { "token": 1 }) },
+        index(SHARES, doc! { "file": 1, "createdAt": -1, "_id": -1 }),
+        Index { is_ttl: true, ..index(SHARES, doc! { "purgeAt": 1 }) },
+        index(SHARE_LOG, doc! { "share": 1, "at": -1, "_id": -1 }),
+        Index { is_ttl: true, ..index(SHARE_LOG, doc! { "purgeAt": 1 }) },
+        index(SHARE_COMMENTS, doc! { "share": 1, "at": -1, "_id": -1 }),
+        Index { is_ttl: true, ..index(SHARE_COMMENTS, doc! { "purgeAt": 1 }) },
         Index { is_ttl: true, ..index(IDEMPOTENCY, doc! { "purgeAt": 1 }) },
         Index { is_ttl: true, ..index(GUARDS, doc! { "purgeAt": 1 }) },
     ]

@@ -4,13 +4,14 @@ use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::auth::{Targets, is_of_uploads, key, request};
+use crate::shares::share;
 use crate::support::app::{ADMIN_KEY, TestApp, content_path};
 use crate::support::openapi::operations;
 use crate::support::profiler;
 use crate::support::requests::{Reply, send};
 use crate::support::uploads::{self, begin, put_part};
 
-const EVERYTHING: [&str; 2] = ["files:read", "files:write"];
+const EVERYTHING: [&str; 3] = ["files:read", "files:write", "shares:write"];
 
 fn file_path(file: &Value) -> String {
     format!("/v1/files/{}", file["id"].as_str().unwrap())
@@ -79,7 +80,8 @@ async fn an_upload_is_seen_as_the_file_that_it_became() {
     let show = || app.anonymous("GET", &uploads::path(&upload)).bearer_auth(&colleague);
     send(show()).await.expect(200);
     set_access(&app, &made, "private").await;
-    let targets = Targets { file, upload: upload.clone() };
+    let share = share(&app, &file, json!({})).await;
+    let targets = Targets { file, upload: upload.clone(), share };
     for operation in operations().into_iter().filter(|o| is_of_uploads(o) && o.path.contains("{id}")) {
         if operation.method == "OPTIONS" {
             continue;

@@ -8,6 +8,7 @@ use gridgate::store::api_keys::ApiKeyDoc;
 use gridgate::store::segments::binary;
 use serde_json::{Value, json};
 
+use crate::shares::share;
 use crate::support::app::{ADMIN_KEY, TestApp, content_path};
 use crate::support::openapi::{Operation, operations};
 use crate::support::requests::{Reply, assert_is_problem, query, send};
@@ -34,18 +35,21 @@ pub async fn key(app: &TestApp, name: &str, tenant: &str, scopes: &[&str], expir
 pub struct Targets {
     pub file: Value,
     pub upload: Value,
+    pub share: Value,
 }
 
 impl Targets {
     pub async fn make(app: &TestApp, access: &str) -> Self {
         let file = app.put(&format!("name=a.txt&access={access}"), "text/plain", "secret").await;
-        Self { file, upload: begin(app, json!({ "name": "a.txt", "size": 1, "access": access })).await }
+        let upload = begin(app, json!({ "name": "a.txt", "size": 1, "access": access })).await;
+        let share = share(app, &file, json!({})).await;
+        Self { file, upload, share }
     }
 
     /// Ids of nothing.
     pub fn none() -> Self {
         let none = json!({ "id": "0123456789abcdef01234567" });
-        Self { file: none.clone(), upload: none }
+        Self { file: none.clone(), upload: none.clone(), share: none }
     }
 }
 
@@ -53,10 +57,20 @@ pub fn is_of_uploads(operation: &Operation) -> bool {
     ["/v1/uploads", "/tus", "/ruft"].iter().any(|beneath| operation.path.starts_with(beneath))
 }
 
+pub fn is_of_links(operation: &Operation) -> bool {
+    operation.path.contains("/presign") || operation.path.contains("/shares")
+}
+
 /// The request of an operation, well-formed in everything but the credential.
 pub fn request(app: &TestApp, operation: &Operation, targets: &Targets) -> reqwest::RequestBuilder {
-    let target = if is_of_uploads(operation) { &targets.upload } else { &targets.file };
-    let path = operation.path.replace("{id}", target["id"].as_str().unwrap()).replace("{n}", "0");
+    let target = match &*operation.path {
+        path if path.starts_with("/v1/shares") => &targets.share,
+        _ if is_of_uploads(operation) => &targets.upload,
+        _ => &targets.file,
+    };
+    let token = targets.share["token"].as_str().map_or_else(|| "A".repeat(43), str::to_owned);
+    let path =
+        operation.path.replace("{token}", &token).replace("{id}", target["id"].as_str().unwrap()).replace("{n}", "0");
     let request = app.anonymous(&operation.method, &path);
     if operation.path.starts_with("/tus") {
         let request =
@@ -83,6 +97,11 @@ pub fn request(app: &TestApp, operation: &Operation, targets: &Targets) -> reqwe
         "POST" if operation.path.starts_with("/v1/admin/keys") => {
             request.json(&json!({ "tenant": "default", "scopes": ["admin"] }))
         }
+        "POST" if operation.path == "/s/{token}" => {
+            request.header("content-type", "application/x-www-form-urlencoded").body("password=x")
+        }
+        "POST" if operation.path.starts_with("/s/") => request.json(&json!({ "text": "x" })),
+        "POST" if is_of_links(operation) => request.json(&json!({})),
         "PATCH" => request.header("content-type", "application/json").body(r#"{"name":"stolen"}"#),
         "POST" => request.header("content-type", "text/plain").body("x"),
         _ => request,
@@ -102,7 +121,9 @@ fn assert_refused(reply: &Reply, operation: &Operation, status: u16, who: &str) 
 /// Operations that need a credential, and those that do not.
 fn guarded() -> Vec<Operation> {
     // `/metrics` asks only strangers to the machine: `metrics.rs`.
-    let all: Vec<_> = operations().into_iter().filter(|operation| operation.path != "/metrics").collect();
+    // What a link opens its token tells: `shares.rs`.
+    let is_told = |operation: &Operation| operation.path != "/metrics" && !operation.path.starts_with("/s/");
+    let all: Vec<_> = operations().into_iter().filter(is_told).collect();
     let (public, guarded): (Vec<_>, Vec<_>) = all.into_iter().partition(|operation| operation.is_public);
     // What tus offers is asked before anything else.
     let public = public.iter().filter(|operation| operation.method != "OPTIONS");
@@ -180,23 +201,29 @@ async fn a_scope_opens_its_own_operations_only() {
     let app = TestApp::start().await;
     let reader = key(&app, "reader", "default", &["files:read"], None).await;
     let writer = key(&app, "writer", "default", &["files:write"], None).await;
+    let sharer = key(&app, "sharer", "default", &["shares:write"], None).await;
     let none = key(&app, "none", "default", &[], None).await;
-    let odd = key(&app, "odd", "default", &["shares:write", "FILES:READ", "files:*", ""], None).await;
+    let odd = key(&app, "odd", "default", &["SHARES:WRITE", "FILES:READ", "files:*", ""], None).await;
     let mut denied = 0;
     for operation in guarded() {
         let is_read = ["GET", "HEAD"].contains(&operation.method.as_str());
         let is_write = !is_read || is_of_uploads(&operation);
+        let is_link = is_of_links(&operation);
+        // Links that make files need the scope for that, too, and those of all are an administrator's.
+        let is_more = operation.path.starts_with("/v1/presign");
         // What the holder of the key may see, as far as its owner is concerned.
         let targets = Targets::make(&app, "internal").await;
         for (who, key, may) in [
-            ("reader", &reader, !is_write),
-            ("writer", &writer, is_write),
+            ("reader", &reader, !is_write && !is_link),
+            ("writer", &writer, is_write && !is_link),
+            ("sharer", &sharer, is_link && !is_more),
             ("none", &none, false),
             ("odd", &odd, false),
         ] {
             let is_unfinished = operation.path == "/tus/{id}" && operation.method == "GET";
             let may = may && !is_unfinished || is_unfinished && who == "reader";
-            if (who == "writer" && !is_read && operation.path.contains("{id}")) || (is_unfinished && may) {
+            let is_others = !is_read && !is_link && operation.path.contains("{id}");
+            if (who == "writer" && is_others) || (is_unfinished && may) {
                 continue;
             }
             let reply = send(request(&app, &operation, &targets).bearer_auth(key)).await;

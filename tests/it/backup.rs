@@ -364,7 +364,8 @@ async fn no_secret_is_in_it() {
     let data_key = keys.ring.unwrap(&wrapped, WrapBinding { tenant: "default", id: &segment.id.bytes() }).unwrap();
     let encoded = MASTER_KEY.strip_prefix("test:").unwrap();
     let master = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap();
-    let roots = [&keys.roots.manifest, &keys.roots.etag, &keys.roots.digest, &keys.roots.dedup];
+    let roots = &keys.roots;
+    let roots = [&roots.manifest, &roots.etag, &roots.digest, &roots.dedup, &roots.presign, &roots.share];
     let mut secrets = vec![secret.as_bytes(), ADMIN_KEY.as_bytes(), encoded.as_bytes(), &master, data_key.reveal()];
     secrets.extend(roots.map(|root| &root.reveal()[..]));
     for (i, secret) in secrets.into_iter().enumerate() {

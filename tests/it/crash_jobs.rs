@@ -64,13 +64,15 @@ struct Rotation(&'static str, u64, RangeInclusive<u64>);
 
 /// More than are read together.
 const ROTATED: u64 = 210;
+/// As many as there are purposes.
+const ROOTS: u64 = 6;
 
 const ROTATIONS: [Rotation; 4] = [
     Rotation("rekey.root", 1, 0..=0),
     // Eight are on their way at once.
-    Rotation("rekey.record", 4, 1..=8),
-    Rotation("rekey.page", 4, 200..=200),
-    Rotation("rekey.records", 4, ROTATED..=ROTATED),
+    Rotation("rekey.record", ROOTS, 1..=8),
+    Rotation("rekey.page", ROOTS, 200..=200),
+    Rotation("rekey.records", ROOTS, ROTATED..=ROTATED),
 ];
 
 /// A death in a backup, and what it leaves.
@@ -217,7 +219,7 @@ async fn die_rotating(
     restarted.leave();
     let (ended, report) = run(database, &both, &["rekey"]).await;
     assert_eq!((ended.code, &report["failed"], &report["remaining"]), (Some(0), &json!(0), &json!({})), "{report}");
-    assert!(is_left(report["rewrapped"].as_u64().map(|rest| ROTATED + 4 - rest)), "after {point}: {report}");
+    assert!(is_left(report["rewrapped"].as_u64().map(|rest| ROTATED + ROOTS - rest)), "after {point}: {report}");
 
     let alone = TestApp::start_with_ring(database, new).await;
     read_all(&alone, files, point).await;

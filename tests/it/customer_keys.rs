@@ -197,7 +197,7 @@ async fn the_file_shows_whose_key_it_is_and_neither_key_nor_digest_is_kept() {
     let keyed = app.app.files.keys.roots.dedup.mac(&[b"default\0", &digest.0]);
     assert_eq!(find_bytes(&db, &keyed).await, Vec::<String>::new());
     let report = rekey(&app.app.files, |_, _| {}).await.unwrap();
-    assert!(report.is_done() && report.already == 4, "only the roots are the keyring's: {report:?}");
+    assert!(report.is_done() && report.already == 6, "only the roots are the keyring's: {report:?}");
 }
 
 #[tokio::test]

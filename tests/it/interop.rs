@@ -279,7 +279,7 @@ async fn upload_by_tus_js(modules: &str, url: &str, file: &Path, mode: &str, par
 }
 
 /// Runs a program with an input; gives what it prints.
-async fn run_with(mut command: tokio::process::Command, input: &[u8]) -> Vec<u8> {
+pub async fn run_with(mut command: tokio::process::Command, input: &[u8]) -> Vec<u8> {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = piped.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -294,7 +294,7 @@ async fn run_with(mut command: tokio::process::Command, input: &[u8]) -> Vec<u8>
 }
 
 /// Where a package lies, if Node is there.
-fn node_modules(package: &str) -> Option<String> {
+pub fn node_modules(package: &str) -> Option<String> {
     let named = std::env::var("GRIDGATE_TEST_NODE_MODULES").ok().filter(|named| !named.is_empty());
     let modules = named.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/node_modules").to_owned());
     let node = Command::new("node").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -322,7 +322,7 @@ fn python_with(module: &str, package: &str) -> Option<String> {
     None
 }
 
-fn is_there(program: &str) -> bool {
+pub fn is_there(program: &str) -> bool {
     let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let is_there = version.is_ok_and(|status| status.success());
     if !is_there {

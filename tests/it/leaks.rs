@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::TryStreamExt;
 use mongodb::bson::{RawDocumentBuf, doc};
+use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,6 +27,7 @@ const WRONG_KEY: &str = "gg_0123456789abcdef01234567_a-key-that-nobody-has-01234
 const WRONG_SEED: u64 = 9;
 const IDEMPOTENCY_KEY: &str = "idempotency-canary-0123456789";
 const CONTENT: &str = "the canary sings at midnight in the vault";
+const PASSWORD: &str = "the-password-of-the-canary";
 const NAME: &str = "canary-in-the-coal-mine";
 
 /// Where somebody may read.
@@ -90,7 +93,7 @@ impl Watched {
         command.env("GRIDGATE__LOG__FILTER", "trace").env("GRIDGATE__LOG__FORMAT", format);
         command.env("GRIDGATE__AUTH__JWT__SECRET", JWT_SECRET);
         let gateway = Gateway::run(&mut command, &folder.path().join("log")).await;
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
         Self { gateway, beside, client, answers: Vec::new(), _folder: folder }
     }
 
@@ -186,6 +189,61 @@ async fn use_customer_key(watched: &mut Watched, customer_key: &[u8]) {
     watched.expect(201, complete.header(HEADER, &right)).await;
 }
 
+/// What opens links, and what whoever opens them is given.
+struct Links {
+    token: String,
+    signature: String,
+    grant: String,
+    entry: String,
+}
+
+/// Links of both kinds, right and wrong.
+async fn use_links(watched: &mut Watched) -> Links {
+    let file = watched.request("POST", "/v1/files?name=shared").bearer_auth(ADMIN_KEY).body("shared");
+    let path = format!("/v1/files/{}", watched.expect(201, file).await["id"].as_str().unwrap());
+    let said = json!({ "password": PASSWORD, "allowComment": true });
+    let made = watched.ask_unseen(watched.request("POST", &format!("{path}/shares")).json(&said)).await;
+    let token = made["token"].as_str().unwrap().to_owned();
+    let form = watched.request("POST", &format!("/s/{token}")).body(format!("password={PASSWORD}"));
+    let form = form.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
+    let cookie =
+        |headers: &HeaderMap| headers["set-cookie"].to_str().unwrap().split([';', '=']).nth(1).unwrap().to_owned();
+    let entry = cookie(form.headers());
+    let content = format!("/s/{token}/content");
+    let get = |watched: &Watched, password: &str| {
+        watched.request("GET", &content).header("gridgate-share-password", password)
+    };
+    let grant = get(watched, PASSWORD).send().await.unwrap().headers()["gridgate-grant"].to_str().unwrap().to_owned();
+    let wrong = format!("{PASSWORD}x");
+    for (status, request) in [
+        (403, get(watched, &wrong)),
+        (403, watched.request("GET", &content).header("gridgate-grant", format!("{grant}x"))),
+        (404, watched.request("GET", &format!("/s/{}x/content", &token[1..]))),
+        (401, watched.request("GET", &content).bearer_auth(&token)),
+        (200, watched.request("GET", &format!("{}/shares", path)).bearer_auth(ADMIN_KEY)),
+        (
+            200,
+            watched.request("GET", &format!("/v1/shares/{}/log", made["id"].as_str().unwrap())).bearer_auth(ADMIN_KEY),
+        ),
+    ] {
+        watched.expect(status, request).await;
+    }
+    let signed = watched.request("POST", &format!("{path}/presign")).bearer_auth(ADMIN_KEY).json(&json!({}));
+    let signed: Value = signed.send().await.unwrap().json().await.unwrap();
+    let url = signed["url"].as_str().unwrap();
+    let signature = url.rsplit_once('=').unwrap().1.to_owned();
+    let query = url.split_once('?').unwrap().1.to_owned();
+    for (status, path) in [(200, "/content?"), (400, "/content?x=1&x=2&"), (403, "/content?x=1&"), (401, "?")] {
+        let request = watched.request("GET", &format!("/v1/files/{}{path}{query}", file_id(url)));
+        watched.expect(status, request).await;
+    }
+    Links { token, signature, grant, entry }
+}
+
+fn file_id(url: &str) -> &str {
+    url.split('/').nth_back(1).unwrap()
+}
+
 /// Faults of clients and of the store, with names and content in them.
 async fn provoke(watched: &mut Watched) {
     let named = |name: &str| query(&[("name", name), ("encrypt", "true"), ("compress", "none")]);
@@ -251,6 +309,7 @@ async fn assert_nothing_leaks(format: &str) {
     let customer_key = noise(32, 8);
     use_credentials(&mut watched, key, &jwt).await;
     use_customer_key(&mut watched, &customer_key).await;
+    let links = use_links(&mut watched).await;
     let stored = watched.everything_stored().await;
     provoke(&mut watched).await;
     let mut evidence = watched.evidence().await;
@@ -271,6 +330,11 @@ async fn assert_nothing_leaks(format: &str) {
         Secret::new("another client's key", noise(32, WRONG_SEED), &EVERYWHERE),
         Secret::new("the first half of a client's key", &customer_key[..16], &EVERYWHERE),
         Secret::new("the master key", &master_key, &EVERYWHERE),
+        Secret::new("the token of a share", &links.token, &EVERYWHERE),
+        Secret::new("the password of a share", PASSWORD, &EVERYWHERE),
+        Secret::new("the signature of a URL", &links.signature, &EVERYWHERE),
+        Secret::new("the grant of a download", &links.grant, &EVERYWHERE),
+        Secret::new("what stands for a password", &links.entry, &EVERYWHERE),
         Secret::new("an idempotency key", IDEMPOTENCY_KEY, &EVERYWHERE),
         Secret::new("content", CONTENT, &EVERYWHERE),
         Secret::new("a name", NAME, &[Log, Metrics]),

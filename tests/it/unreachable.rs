@@ -8,7 +8,8 @@ use mongodb::bson::doc;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::auth::{self, Targets, is_of_uploads};
+use crate::auth::{self, Targets, is_of_links, is_of_uploads};
+use crate::shares::share;
 use crate::support::app::{ADMIN_KEY, TestApp, noise};
 use crate::support::openapi::{Operation, operations};
 use crate::support::own_mongod::OwnMongod;
@@ -34,7 +35,8 @@ async fn start() -> (OwnMongod, TestApp) {
 
 /// A request that would be granted.
 fn request(app: &TestApp, operation: &Operation, targets: &Targets) -> RequestBuilder {
-    if is_of_uploads(operation) || operation.path.starts_with("/v1/admin/keys") {
+    let is_link = is_of_links(operation) || operation.path.starts_with("/s/");
+    if is_of_uploads(operation) || is_link || operation.path.starts_with("/v1/admin/keys") {
         return auth::request(app, operation, targets).bearer_auth(ADMIN_KEY);
     }
     let path = operation.path.replace("{id}", targets.file["id"].as_str().unwrap()).replace("{tenant}", "default");
@@ -97,7 +99,8 @@ async fn assert_discreet(own: &OwnMongod, app: &TestApp, targets: &Targets, stat
 async fn what_a_client_reads_of_a_fault_says_nothing_of_the_database() {
     let (own, app) = start().await;
     let file = app.put("name=a", "application/x-noise", noise(3 << 20, 1)).await;
-    let targets = Targets { file, upload: begin(&app, json!({ "size": 1 })).await };
+    let share = share(&app, &file, json!({ "allowComment": true })).await;
+    let targets = Targets { file, upload: begin(&app, json!({ "size": 1 })).await, share };
     let everything = ["find", "aggregate", "count", "insert", "update", "delete", "findAndModify", "commitTransaction"];
     own.fail(EVER, doc! { "failCommands": everything.to_vec(), "errorCode": UNFORESEEN }).await;
     assert_discreet(&own, &app, &targets, &[500]).await;

@@ -69,7 +69,7 @@ impl TestApp {
         let server = settings.server.clone();
         tokio::spawn(async move { http::serve::serve(listener, router, &server, tls, stopping).await });
         let clock = app.files.clock.clone();
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { app, url, database, clock, uri: uri.to_owned(), client, mongo: OnceCell::new(), stop }
     }
 

@@ -48,16 +48,40 @@ impl Reply {
     }
 }
 
-/// Sends a request; an error answer must be a whole problem document.
+/// Sends a request; an error answer must be a whole problem document, or a page where a browser asks for one.
 pub async fn send(request: RequestBuilder) -> Reply {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let is_head = headers.get("content-length").is_some_and(|len| len != "0");
     let reply = Reply { status, headers, body: response.bytes().await.unwrap().to_vec() };
-    if status >= 400 && !(is_head && reply.body.is_empty()) {
+    if reply.header("content-type").starts_with("text/html") && reply.header("content-disposition").is_empty() {
+        assert_is_page(&reply);
+    } else if status >= 400 && !(is_head && reply.body.is_empty()) {
         assert_is_problem(&reply);
     }
     reply
+}
+
+/// Checks what every page is served with, and that nothing in it could run or be fetched from elsewhere.
+#[track_caller]
+fn assert_is_page(reply: &Reply) {
+    let page = String::from_utf8(reply.body.clone()).unwrap();
+    let policy = reply.header("content-security-policy");
+    for rule in ["default-src 'none'", "style-src 'sha256-", "base-uri 'none'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(rule), "{policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains("script-src"), "{policy}");
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+    ] {
+        assert_eq!(reply.header(name), value);
+    }
+    for active in ["<script", "javascript:", "//"] {
+        assert!(!page.contains(active), "{active}: {page}");
+    }
 }
 
 /// Where problem types of the IETF draft of resumable uploads are registered.
