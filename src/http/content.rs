@@ -139,7 +139,7 @@ async fn send(
         }
         RangePlan::Multi(ranges) => {
             let start = ranges.iter().map(|range| range.start).min().unwrap_or(0);
-            Ok((respond_multi(file, representation, &ranges, request_id)?, start))
+            Ok((respond_multi(file, representation, &ranges, request_id).await?, start))
         }
         RangePlan::Unsatisfiable => {
             let detail = format!("The content has {len} bytes.");
@@ -337,7 +337,7 @@ async fn respond_single(
     representation.send(StatusCode::PARTIAL_CONTENT, len, file.plan(&range)?, request_id).await
 }
 
-fn respond_multi(
+async fn respond_multi(
     file: &OpenedFile,
     mut representation: Representation,
     ranges: &[Range<u64>],
@@ -349,9 +349,12 @@ fn respond_multi(
     representation.content_type = value(&format!("multipart/byteranges; boundary={}", plan.boundary))?;
     let reads = file.plans(plan.parts.iter().map(|part| &part.range))?;
     representation.tell_cost(&reads)?;
-    let parts = stream::iter(plan.parts.into_iter().zip(reads).map(Ok))
-        .and_then(async move |(part, read)| Ok::<_, Error>(stream::iter([Ok(part.head)]).chain(read.read().await?)));
-    let whole = parts.try_flatten().chain(stream::iter([Ok(plan.tail)])).boxed();
+    let mut parts = stream::iter(plan.parts.into_iter().zip(reads).map(Ok))
+        .and_then(async move |(part, read)| Ok::<_, Error>(stream::iter([Ok(part.head)]).chain(read.read().await?)))
+        .boxed();
+    // Damage in the first part is an answer, and takes no download of a share.
+    let first = parts.try_next().await?;
+    let whole = stream::iter(first.map(Ok)).chain(parts).try_flatten().chain(stream::iter([Ok(plan.tail)])).boxed();
     let body = paced(body(whole, request_id), representation.rate);
     Ok(representation.respond(StatusCode::PARTIAL_CONTENT, Some(plan.content_length), body))
 }

@@ -590,3 +590,17 @@ async fn a_refusal_that_a_browser_is_shown_is_in_the_audit_and_the_log_as_any_ot
     let refused = |entry: &&Value| entry["act"] == "refused" && entry["code"] == "share_forbidden";
     assert_eq!(log["items"].as_array().unwrap().iter().filter(refused).count(), 2);
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_takes_no_download() {
+    let app = TestApp::start().await;
+    let file = app.put("name=a.bin", "application/octet-stream", noise(3 << 20, 1)).await;
+    let made = share(&app, &file, json!({ "maxDownloads": 1 })).await;
+    let chunks = app.mongo().await.collection::<Document>("files.chunks");
+    assert!(chunks.delete_many(doc! {}).await.unwrap().deleted_count > 0);
+    for range in ["bytes=0-", "bytes=5-9", "bytes=0-9,2000000-2000009"] {
+        let damaged = send(app.anonymous("GET", &content(&made)).header("range", range)).await;
+        damaged.refused(500, "damaged");
+    }
+    assert_eq!(state(&app, &made).await["downloads"], 0);
+}
