@@ -148,6 +148,7 @@ async fn open_files(uri: &str, settings: &Settings) -> Result<Files, StartError>
         epochs: Arc::default(),
         token_keys: Arc::new(TokenKeys::open(&settings.auth.jwt)?),
         denials: Arc::default(),
+        share_entries: Arc::default(),
         passwords: Arc::default(),
         downloads: Arc::default(),
         limits: Arc::default(),

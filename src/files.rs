@@ -144,6 +144,8 @@ pub struct Files {
     pub token_keys: Arc<TokenKeys>,
     /// Entries of denied accesses.
     pub denials: Arc<Denials>,
+    /// Entries in the logs of shares.
+    pub share_entries: Arc<Denials>,
     /// Passwords of shares.
     pub passwords: Arc<Passwords>,
     /// Downloads to be counted.

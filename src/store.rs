@@ -20,6 +20,7 @@ pub mod import;
 pub mod keys;
 pub mod leases;
 mod limit;
+mod made;
 pub mod orphans;
 pub mod parts;
 pub mod presign;

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::access::{Action, Principal};
+use super::access::{Action, Principal, Resource, permit};
 use super::describe::later;
 use super::repeats::secret_bytes;
 use super::{Files, Result};
@@ -137,7 +137,7 @@ impl Files {
     /// # Errors
     /// `forbidden`, `share_not_found`.
     pub async fn find_share(&self, principal: &Principal, id: Id) -> Result<ShareDoc> {
-        super::access::permit(principal, Action::Share, super::access::Resource::Tenant)?;
+        permit(principal, Action::Share, Resource::Tenant)?;
         let share = self.load_share(&principal.tenant, id).await?;
         match self.find(principal, Action::Share, share.file).await {
             Err(error) if error.code == ErrorCode::FileNotFound => Err(not_found()),

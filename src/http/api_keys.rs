@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::AppState;
 use super::admin::tenant_name;
-use super::body::{read_json_object, require_json};
+use super::body::read_said;
 use super::caller::Caller;
 use super::files::{idempotency_key, limit};
 use super::query;
@@ -30,9 +30,7 @@ const DEFAULT_LIMIT: i64 = 50;
 /// `POST /v1/admin/keys`: no other answer shows the key.
 pub async fn create(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) -> Result<Response, Error> {
     permit(&caller.principal, Action::Administer, Resource::Deployment)?;
-    query::refuse(&uri)?;
-    require_json(&headers)?;
-    let said = read_json_object(body, caller.state.body_limits, MAX_BODY_LEN).await?;
+    let said = read_said(&uri, &headers, body, caller.state.body_limits, MAX_BODY_LEN).await?;
     let request = ApiKeyRequest {
         idempotency_key: idempotency_key(&headers)?,
         request_id: caller.audit_id(),

@@ -9,10 +9,11 @@ use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
-use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, Uri};
 use serde_json::{Map, Value};
 
+use super::query;
 use crate::error::{Error, ErrorCode};
 use crate::files::json::parse_unique;
 use crate::pipeline::{BodyError, BodyStream};
@@ -151,6 +152,22 @@ pub async fn read_json_object(body: Body, limits: BodyLimits, most: usize) -> Re
         Value::Object(members) => Ok(members),
         _ => Err(Error::bad_request("body", "The body is not a JSON object.")),
     }
+}
+
+/// What a request says in JSON, and nowhere else.
+///
+/// # Errors
+/// `bad_request` for a parameter, `unsupported_media_type`, and the body's own errors.
+pub async fn read_said(
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+    limits: BodyLimits,
+    most: usize,
+) -> Result<Map<String, Value>, Error> {
+    query::refuse(uri)?;
+    require_json(headers)?;
+    read_json_object(body, limits, most).await
 }
 
 /// Refuses a body that is not declared as JSON.

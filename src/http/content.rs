@@ -20,8 +20,8 @@ use super::conditional::{Precondition, Reading, Validators, evaluate, if_range_h
 use super::digests::{REPR_DIGEST, repr_digest};
 use super::disposition::{Disposition, content_disposition, is_safe_inline};
 use super::files::FileIdPath;
+use super::links::Guest;
 use super::links::page::is_pdf;
-use super::links::{self, Guest};
 use super::negotiate::{Coding, accepts};
 use super::problem::RequestId;
 use super::query;
@@ -210,7 +210,7 @@ impl Wanted {
         let can_be_shown = is_pdf || is_safe_inline(&doc.content_type);
         let wants_file = self.disposition == Disposition::Attachment;
         let is_shown = match through {
-            Some(Through { visit, .. }) => links::is_shown(visit, wants_file, can_be_shown)?,
+            Some(Through { visit, .. }) => visit.is_shown(wants_file, can_be_shown)?,
             None => !wants_file && can_be_shown,
         };
         Ok(match is_shown {

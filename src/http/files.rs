@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use serde_json::json;
 
 use super::AppState;
-use super::body::{known_len, read_json_object, require_identity, require_json, stream_body};
+use super::body::{known_len, read_said, require_identity, stream_body};
 use super::caller::{Caller, LinkCaller};
 use super::{cursor, digests, disposition, form, query};
 use crate::content::ContentKind;
@@ -254,10 +254,8 @@ pub async fn edit(
     body: Body,
 ) -> Result<Response, Error> {
     permit(&caller.principal, Action::Write, Resource::Tenant)?;
-    query::refuse(&uri)?;
-    require_json(&headers)?;
     let state = &caller.state;
-    let patch = read_json_object(body, state.body_limits, MAX_PATCH_LEN).await?;
+    let patch = read_said(&uri, &headers, body, state.body_limits, MAX_PATCH_LEN).await?;
     let file = state.files.edit(&caller.principal, id, &patch, caller.audit_id()).await?;
     let view = state.view(file);
     Ok(([(CACHE_CONTROL, "no-store")], Json(view)).into_response())

@@ -83,7 +83,7 @@ impl Guest {
     /// What is shared, as the guest can read it.
     async fn shown(&self, visit: &Visit, wants_preview: bool) -> Result<Response, Error> {
         let files = &self.state.files;
-        files.log_access(&visit.share, &self.visitor, Act::Page).await?;
+        files.log_access(&visit.share, &self.visitor, Act::Page).await;
         let comments = files.last_comments(visit, SHOWN_COMMENTS).await?;
         if !self.wants_json {
             return page::share(visit, &self.token, &comments, wants_preview);
@@ -257,22 +257,4 @@ fn view(visit: &Visit, token: &str, comments: &[Value]) -> Value {
 /// Whether the content opens with a key of the client only.
 fn needs_key(visit: &Visit) -> bool {
     visit.file.content.mode.as_deref() == Some("customer")
-}
-
-/// Whether content is shown rather than saved, as the share allows it.
-///
-/// # Errors
-/// `share_forbidden` where it allows neither of what would do.
-pub(super) fn is_shown(visit: &Visit, wants_file: bool, can_be_shown: bool) -> Result<bool, Error> {
-    let terms = &visit.share.terms;
-    let forbidden = |why: &'static str| Err(Error::new(ErrorCode::ShareForbidden, why));
-    match (wants_file, terms.allow_view, terms.allow_download) {
-        (true, _, false) => forbidden("The share is for viewing only."),
-        (true, _, true) | (false, false, true) => Ok(false),
-        (false, true, false) if !can_be_shown => {
-            forbidden("The share is for viewing only, and browsers do not show this.")
-        }
-        (false, true, _) => Ok(can_be_shown),
-        (false, false, false) => forbidden("The share allows neither viewing nor downloading."),
-    }
 }

@@ -12,10 +12,10 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL};
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::AppState;
-use super::body::{read_json_object, require_json};
+use super::body::read_said;
 use super::caller::Caller;
 use super::client::Client;
 use super::denied::Asker;
@@ -154,7 +154,7 @@ pub async fn download(
     body: Body,
 ) -> Result<Response, Error> {
     permit(&caller.principal, Action::Share, Resource::Tenant)?;
-    let said = read_said(&caller, &headers, &uri, body).await?;
+    let said = read_said(&uri, &headers, body, caller.state.body_limits, MAX_BODY_LEN).await?;
     let (mut life, mut terms) = (USUAL_LIFE, Vec::new());
     for (member, value) in &said {
         match member.as_str() {
@@ -176,7 +176,7 @@ pub async fn download(
 /// `POST /v1/presign`.
 pub async fn upload(caller: Caller, headers: HeaderMap, uri: Uri, body: Body) -> Result<Response, Error> {
     permit(&caller.principal, Action::Share, Resource::Tenant)?;
-    let said = read_said(&caller, &headers, &uri, body).await?;
+    let said = read_said(&uri, &headers, body, caller.state.body_limits, MAX_BODY_LEN).await?;
     let (mut life, mut terms) = (USUAL_LIFE, vec![("owner".to_owned(), caller.principal.actor.clone())]);
     for (member, value) in &said {
         let term = match member.as_str() {
@@ -219,12 +219,6 @@ async fn begin_epoch(caller: Caller, uri: &Uri, signed: Signed) -> Result<Respon
     let begun = caller.state.files.begin_link_epoch(&caller.principal, signed, caller.audit_id()).await?;
     let body = json!({ "keyId": begun.current.to_string(), "oldestKeyId": begun.oldest.to_string() });
     Ok(([(CACHE_CONTROL, "no-store")], Json(body)).into_response())
-}
-
-async fn read_said(caller: &Caller, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Map<String, Value>, Error> {
-    query::refuse(uri)?;
-    require_json(headers)?;
-    read_json_object(body, caller.state.body_limits, MAX_BODY_LEN).await
 }
 
 fn answer(

@@ -7,10 +7,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, StatusCode, Uri};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::AppState;
-use super::body::{read_json_object, require_json};
+use super::body::read_said;
 use super::caller::Caller;
 use super::cursor;
 use super::files::{FileIdPath, idempotency_key, limit};
@@ -37,7 +37,7 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, Error> {
     permit(&caller.principal, Action::Share, Resource::Tenant)?;
-    let said = read_said(&caller, &headers, &uri, body).await?;
+    let said = read_said(&uri, &headers, body, caller.state.body_limits, MAX_BODY_LEN).await?;
     let (state, principal) = (&caller.state, &caller.principal);
     let now = state.files.now();
     let mut draft = Draft::new(now);
@@ -50,12 +50,6 @@ pub async fn create(
     let location = format!("{}/v1/shares/{}", state.public_url, made.share.id.to_hex());
     let headers = [(LOCATION, location), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(view)).into_response())
-}
-
-async fn read_said(caller: &Caller, headers: &HeaderMap, uri: &Uri, body: Body) -> Result<Map<String, Value>, Error> {
-    query::refuse(uri)?;
-    require_json(headers)?;
-    read_json_object(body, caller.state.body_limits, MAX_BODY_LEN).await
 }
 
 /// `GET /v1/files/{id}/shares`, newest first.
@@ -92,7 +86,7 @@ pub async fn edit(
     body: Body,
 ) -> Result<Response, Error> {
     permit(&caller.principal, Action::Share, Resource::Tenant)?;
-    let said = read_said(&caller, &headers, &uri, body).await?;
+    let said = read_said(&uri, &headers, body, caller.state.body_limits, MAX_BODY_LEN).await?;
     let files = &caller.state.files;
     let now = files.now();
     let change = |draft: &mut Draft| draft.apply(&said, now);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::AuditDoc;
 use super::commit::IdempotencyDoc;
 use super::limit::Within;
-use super::schema::{API_KEYS, IDEMPOTENCY};
+use super::schema::API_KEYS;
 use super::segments::binary;
 use super::transaction::{Transaction, stale_unless};
 use super::{Store, StoreResult};
@@ -76,21 +76,7 @@ impl Store {
         audit: &AuditDoc,
         idempotency: Option<&IdempotencyDoc>,
     ) -> StoreResult<()> {
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                if let Some(used) = idempotency {
-                    self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(used).session(&mut *session).await?;
-                }
-                self.collection::<ApiKeyDoc>(API_KEYS).insert_one(key).session(&mut *session).await?;
-                Ok(self.append_audit(&[audit], session).await?)
-            };
-            let outcome = steps.within(limit).await;
-            if transaction.conclude(outcome).await?.is_some() {
-                return Ok(());
-            }
-        }
+        self.insert_made(API_KEYS, key, audit, idempotency).await
     }
 
     /// Revokes a key with its audit entry.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::AuditDoc;
 use super::commit::IdempotencyDoc;
 use super::limit::Within;
-use super::schema::{IDEMPOTENCY, SHARES};
+use super::schema::SHARES;
 use super::segments::binary;
 use super::transaction::{StepError, Transaction};
 use super::{Id, Store, StoreError, StoreResult};
@@ -138,21 +138,7 @@ impl Store {
         audit: &AuditDoc,
         idempotency: Option<&IdempotencyDoc>,
     ) -> StoreResult<()> {
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                if let Some(used) = idempotency {
-                    self.collection::<IdempotencyDoc>(IDEMPOTENCY).insert_one(used).session(&mut *session).await?;
-                }
-                self.shares().insert_one(share).session(&mut *session).await?;
-                Ok(self.append_audit(&[audit], session).await?)
-            };
-            let outcome = steps.within(limit).await;
-            if transaction.conclude(outcome).await?.is_some() {
-                return Ok(());
-            }
-        }
+        self.insert_made(SHARES, share, audit, idempotency).await
     }
 
     /// Changes what is said of a share, with its audit entry; what is counted stays as it is meanwhile.

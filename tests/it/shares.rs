@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::auth::key;
 use crate::support::app::{TestApp, noise};
+use crate::support::own_mongod::OwnMongod;
 use crate::support::requests::{Reply, query, send};
 
 pub async fn share(app: &TestApp, file: &Value, said: Value) -> Value {
@@ -603,4 +604,26 @@ async fn what_cannot_be_read_takes_no_download() {
         damaged.refused(500, "damaged");
     }
     assert_eq!(state(&app, &made).await["downloads"], 0);
+}
+
+#[tokio::test]
+async fn nobody_fills_the_log_of_a_share_and_no_log_refuses_a_visitor() {
+    let own = OwnMongod::fallible().await;
+    let app = TestApp::start_at(&own.uri(), "log".to_owned(), |_| {}).await;
+    let file = app.put("name=a.txt", "text/plain", "x").await;
+    let made = share(&app, &file, json!({})).await;
+    for _ in 0..70 {
+        assert_eq!(get(&app, &content(&made)).await.status, 200);
+    }
+    let log = send(app.get(&format!("{}/log?limit=200", path(&made)))).await.expect(200);
+    assert_eq!((&state(&app, &made).await["downloads"], log["items"].as_array().unwrap().len()), (&json!(70), 60));
+    let counted = share(&app, &file, json!({ "maxDownloads": 1 })).await;
+    own.fail(1_000_000, doc! { "failCommands": ["insert"], "errorCode": 8 }).await;
+    for path in [link(&counted), content(&counted)] {
+        assert_eq!(get(&app, &path).await.status, 200, "{path}");
+    }
+    get(&app, &content(&counted)).await.refused(410, "share_spent");
+    own.heal().await;
+    let log = send(app.get(&format!("{}/log", path(&counted)))).await.expect(200);
+    assert_eq!(log["items"], json!([]), "what failed was the log");
 }

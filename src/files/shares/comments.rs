@@ -1,8 +1,8 @@
 //! Comments on shares: by whoever the share allows, under the name that they give themselves.
 
-use super::log::Act;
+use super::log::{Act, enter};
 use super::not_found;
-use super::visit::{Visit, Visitor, unlogged};
+use super::visit::{Visit, Visitor};
 use crate::error::{Error, ErrorCode};
 use crate::files::access::Principal;
 use crate::files::describe::later;
@@ -50,7 +50,9 @@ impl Files {
         let (store, new) = (self.store.clone(), comment.clone());
         let inserting = tokio::spawn(async move {
             store.insert_comment(&new).await?;
-            store.log_access(&access).await.unwrap_or_else(|error| unlogged(access.share, &error));
+            if let Some(access) = access {
+                enter(&store, &access).await;
+            }
             Ok(())
         });
         match inserting.await.map_err(|error| Error::internal("store the comment", error))? {

@@ -1,5 +1,5 @@
-//! The access log of shares. What takes no download is entered so many times a minute at most, so that nobody fills
-//! the log.
+//! The access log of shares. What the terms of a share do not bound is entered so many times a minute at most, so that
+//! nobody fills the log. No visitor is refused for the log's sake.
 
 use super::visit::Visitor;
 use crate::files::access::Principal;
@@ -7,7 +7,7 @@ use crate::files::describe::later;
 use crate::files::{Files, Result};
 use crate::store::shares::log::AccessDoc;
 use crate::store::shares::{ShareDoc, TimeMark};
-use crate::store::{Id, new_id};
+use crate::store::{Id, Store, new_id};
 
 /// What a visitor did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,31 +34,29 @@ impl Act {
             Self::Refused(_) => "refused",
         }
     }
-
-    /// Whether it is counted, and so bounded by the share's own terms.
-    fn is_counted(self) -> bool {
-        matches!(self, Self::View | Self::Download | Self::Comment)
-    }
 }
 
 impl Files {
-    /// Enters an access.
-    ///
-    /// # Errors
-    /// `unavailable`, `insufficient_storage`.
-    pub async fn log_access(&self, share: &ShareDoc, visitor: &Visitor, act: Act) -> Result<()> {
-        // No tenant's name begins so.
-        if !act.is_counted() && !self.denials.admits(&format!("\0{}\0{}", act.name(), share.id)) {
-            return Ok(());
+    /// Enters an access, unless the minute has enough of its kind.
+    pub async fn log_access(&self, share: &ShareDoc, visitor: &Visitor, act: Act) {
+        if let Some(access) = self.access(share, visitor, act) {
+            enter(&self.store, &access).await;
         }
-        self.require_space(0)?;
-        self.store.log_access(&self.access(share, visitor, act)).await.map_err(|e| e.doing("log the access"))
     }
 
-    pub(super) fn access(&self, share: &ShareDoc, visitor: &Visitor, act: Act) -> AccessDoc {
+    /// The entry of an access; none where the minute has enough of its kind.
+    pub(super) fn access(&self, share: &ShareDoc, visitor: &Visitor, act: Act) -> Option<AccessDoc> {
+        let is_bounded = match act {
+            Act::View | Act::Download => share.terms.max_downloads.is_some(),
+            Act::Comment => true,
+            Act::Page | Act::Refused(_) => false,
+        };
+        if !is_bounded && !self.share_entries.admits(&format!("{}\0{}", act.name(), share.id)) {
+            return None;
+        }
         let code = if let Act::Refused(code) = act { Some(code.to_owned()) } else { None };
         let now = self.now();
-        AccessDoc {
+        Some(AccessDoc {
             id: new_id(),
             share: share.id,
             at: now,
@@ -68,7 +66,7 @@ impl Files {
             user_agent: visitor.user_agent.clone(),
             actor: visitor.principal.as_ref().map(|principal| principal.actor.clone()),
             purge_at: later(now, self.settings.share_log_days * 86_400),
-        }
+        })
     }
 
     /// Accesses to a share, newest first.
@@ -84,5 +82,12 @@ impl Files {
     ) -> Result<Vec<AccessDoc>> {
         let share = self.find_share(principal, share).await?;
         self.store.list_accesses(share.id, after, limit).await.map_err(|e| e.doing("list the accesses"))
+    }
+}
+
+/// Adds an entry to the log, or says in ours that it is not there.
+pub(super) async fn enter(store: &Store, access: &AccessDoc) {
+    if let Err(error) = store.log_access(access).await {
+        tracing::error!(share = %access.share, %error, "an access is not in the log of its share");
     }
 }

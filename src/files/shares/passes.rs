@@ -54,7 +54,7 @@ impl Files {
         bytes[..END_LEN].copy_from_slice(&end.to_be_bytes());
         bytes[END_LEN..END_LEN + NONCE_LEN].copy_from_slice(&random::bytes::<NONCE_LEN>());
         let (said, code) = bytes.split_at_mut(END_LEN + NONCE_LEN);
-        code.copy_from_slice(&self.code(pass, share, said));
+        code.copy_from_slice(&self.keys.roots.share.mac(&[&self.bound(pass, share, said)]));
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
@@ -65,10 +65,6 @@ impl Files {
         let (said, code) = bytes[..LEN].split_at(END_LEN + NONCE_LEN);
         let Some(end) = said.first_chunk::<END_LEN>().map(|end| u64::from_be_bytes(*end)) else { return false };
         end > self.now_secs() && self.keys.roots.share.is_mac(&self.bound(pass, share, said), code)
-    }
-
-    fn code(&self, pass: Pass, share: &ShareDoc, said: &[u8]) -> [u8; 32] {
-        self.keys.roots.share.mac(&[&self.bound(pass, share, said)])
     }
 
     /// What the code is over: a password or pages that change make passes void.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use zeroize::Zeroizing;
 
-use super::log::Act;
+use super::log::{Act, enter};
 use super::passes::{ENTRY_SECS, Pass};
 use super::{not_found, token_hash};
 use crate::error::{Error, ErrorCode};
@@ -19,7 +19,7 @@ use crate::store::{Id, StoreError};
 const TOKEN_LEN: usize = 43;
 
 /// Who comes with a link, as far as they say and show it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Visitor {
     /// From where.
     pub address: Option<IpAddr>,
@@ -38,7 +38,6 @@ pub struct Visitor {
 }
 
 /// A share that is open to a visitor.
-#[derive(Debug)]
 pub struct Visit {
     /// The share.
     pub share: ShareDoc,
@@ -68,6 +67,24 @@ impl Visit {
             actor: format!("share:{}", self.share.id.to_hex()),
             tenant: self.share.tenant.clone(),
             role: Role::Link(Link::Download(self.share.file)),
+        }
+    }
+
+    /// Whether content is shown rather than saved, where a browser can show it.
+    ///
+    /// # Errors
+    /// `share_forbidden` where the share allows neither of what would do.
+    pub fn is_shown(&self, wants_file: bool, can_be_shown: bool) -> Result<bool> {
+        let terms = &self.share.terms;
+        let forbidden = |why: &'static str| Err(Error::new(ErrorCode::ShareForbidden, why));
+        match (wants_file, terms.allow_view, terms.allow_download) {
+            (true, _, false) => forbidden("The share is for viewing only."),
+            (true, _, true) | (false, false, true) => Ok(false),
+            (false, true, false) if !can_be_shown => {
+                forbidden("The share is for viewing only, and browsers do not show this.")
+            }
+            (false, true, _) => Ok(can_be_shown),
+            (false, false, false) => forbidden("The share allows neither viewing nor downloading."),
         }
     }
 
@@ -158,13 +175,12 @@ impl Files {
             return Ok(None);
         }
         let share = &visit.share;
-        let (store, id, access) = (self.store.clone(), share.id, self.access(share, visitor, act));
+        let (store, id, now, access) = (self.store.clone(), share.id, self.now(), self.access(share, visitor, act));
         // In a task of its own: what was taken is entered, too, where the client goes away now.
         let taking = tokio::spawn(async move {
-            let is_taken = store.take_download(id, access.at).await?;
-            if is_taken {
-                // It is theirs now, in the log or not.
-                store.log_access(&access).await.unwrap_or_else(|error| unlogged(id, &error));
+            let is_taken = store.take_download(id, now).await?;
+            if let Some(access) = access.filter(|_| is_taken) {
+                enter(&store, &access).await;
             }
             Ok::<_, StoreError>(is_taken)
         });
@@ -190,15 +206,9 @@ impl Files {
 
     /// The refusal, once it is in the log.
     async fn refused(&self, share: &ShareDoc, visitor: &Visitor, error: Error) -> Error {
-        let logged = self.log_access(share, visitor, Act::Refused(error.code.row().code)).await;
-        logged.unwrap_or_else(|error| unlogged(share.id, &error));
+        self.log_access(share, visitor, Act::Refused(error.code.row().code)).await;
         error
     }
-}
-
-/// Says that an access is not in the log of its share.
-pub(super) fn unlogged(share: Id, error: &dyn std::error::Error) {
-    tracing::error!(%share, %error, cause = ?error.source(), "an access is not in the log of its share");
 }
 
 fn spent() -> Error {
