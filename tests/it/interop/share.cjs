@@ -31,7 +31,8 @@ async function visit(context, name, { url, password, comment, preview }, shots) 
   const status = (await page.goto(url)).status()
   if (password) {
     await page.fill('input[type=password]', 'wrong')
-    await page.click('button')
+    // The browser tells of the 403 on its own time.
+    await Promise.all([page.waitForEvent('console', (message) => message.text().includes('403')), page.click('button')])
     complaints.splice(0)
     await page.fill('input[type=password]', password)
     await page.click('button')
