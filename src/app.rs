@@ -18,7 +18,7 @@ use crate::http::body::BodyLimits;
 use crate::http::content_host::host_of;
 use crate::http::limits::Limits;
 use crate::http::tls::{Tls, connect_to_anyone};
-use crate::http::{AppState, ServerSettings, router, serve};
+use crate::http::{AppState, ServerSettings, Shared, router, serve};
 use crate::jobs::{self, rekey};
 use crate::keyring::{KeyRing, Roots};
 use crate::mongod::{self, Mongod, OnExit};
@@ -238,20 +238,21 @@ pub fn app_state(files: Files, settings: &Settings, url: &str) -> AppState {
         set => set.to_owned(),
     };
     let public_url = or(&settings.server.public_url, url);
-    AppState {
+    let shared = Shared {
         files,
-        content_base: or(&settings.server.content_url, &public_url).into(),
-        content_host: host_of(&settings.server.content_url).map(Into::into),
-        public_url: public_url.into(),
+        content_base: or(&settings.server.content_url, &public_url),
+        content_host: host_of(&settings.server.content_url),
+        public_url,
         body_limits: BodyLimits {
             idle: Duration::from_secs(settings.server.body_idle_secs),
             min_bytes_per_sec: settings.server.min_body_bytes_per_sec,
         },
-        cors_origins: settings.server.cors_origins.clone().into(),
+        cors_origins: settings.server.cors_origins.clone(),
         trusted_proxies: settings.server.trusted_proxies.iter().filter_map(|text| parse_network(text).ok()).collect(),
-        limits: Arc::new(Limits::new(&settings.limits)),
+        limits: Limits::new(&settings.limits),
         allows_insecure_keys: settings.server.allow_insecure_customer_keys,
-    }
+    };
+    shared.into()
 }
 
 fn stop_on_signal() -> Result<CancellationToken, StartError> {

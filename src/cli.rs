@@ -95,6 +95,12 @@ enum Command {
 /// Threads for encoding and decoding: more than there are cores only cost memory.
 const BLOCKING_THREADS: usize = 32;
 
+/// Threads for everything that waits: half the cores. Encoding has threads of its own and the database needs some, too;
+/// a thread more for little to do is woken up in vain for much of it (decision 0033).
+fn async_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 /// Runs the command line.
 pub fn run() -> ExitCode {
     allocator::keep_memory();
@@ -123,8 +129,11 @@ fn run_command(cli: &Cli) -> Result<ExitCode, StartError> {
     if let Err(error) = is_kept {
         tracing::warn!(%error, "a core dump would hold memory, and so keys");
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(async_threads())
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(async {
         match cli.command.clone().unwrap_or(Command::Serve) {
             Command::Serve => app::run(&settings).await.map(|()| ExitCode::SUCCESS),

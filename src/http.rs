@@ -39,6 +39,7 @@ pub mod tus;
 pub mod uploads;
 pub mod view;
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -151,25 +152,42 @@ impl ServerSettings {
     }
 }
 
-/// What every handler works with.
+/// What every handler works with. Each layer clones it for each request, and all layers beneath with it.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Shared>);
+
+impl Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl From<Shared> for AppState {
+    fn from(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+}
+
+/// What all handlers share.
+pub struct Shared {
     /// The use cases.
     pub files: Files,
     /// Base of the links handed out, without a closing slash.
-    pub public_url: Arc<str>,
+    pub public_url: String,
     /// Base of the links of content, without a closing slash.
-    pub content_base: Arc<str>,
+    pub content_base: String,
     /// The host that serves nothing but content.
-    pub content_host: Option<Arc<str>>,
+    pub content_host: Option<String>,
     /// How slowly a body may come.
     pub body_limits: BodyLimits,
     /// Origins whose pages may ask.
-    pub cors_origins: Arc<[String]>,
+    pub cors_origins: Vec<String>,
     /// Proxies that are believed.
-    pub trusted_proxies: Arc<[IpNet]>,
+    pub trusted_proxies: Vec<IpNet>,
     /// How often somebody may ask.
-    pub limits: Arc<Limits>,
+    pub limits: Limits,
     /// Whether clients' keys are taken over a network without TLS.
     pub allows_insecure_keys: bool,
 }

@@ -235,8 +235,11 @@ pub fn new_id() -> Id {
     Id::from_bytes(crate::random::bytes())
 }
 
-/// Documents looked up together.
-const LOOK_UPS: usize = 64;
+/// Where requests meet that look one document up. What they look for lies in the database's memory as a rule: then a
+/// second group at once would wait for nothing but the processor, and both would be smaller.
+fn look_ups<I: Send + 'static, O: Send + 'static>() -> Group<I, O> {
+    Group::of_reads(64, |_| 1, Duration::from_millis(5))
+}
 
 /// The result of a database operation.
 pub type StoreResult<T> = Result<T, StoreError>;
@@ -287,8 +290,8 @@ impl Store {
             query_timeout: Duration::from_millis(settings.query_timeout_ms),
             upload_memory: Arc::new(UploadMemory::new(budget_len, settings.credential_budget_percent)),
             commits: commit::commits(),
-            files: Group::of_reads(LOOK_UPS, |_| 1),
-            segments: Group::of_reads(LOOK_UPS, |_| 1),
+            files: look_ups(),
+            segments: look_ups(),
             small_chunks: gridfs::read::small_chunks(),
         })
     }

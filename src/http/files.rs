@@ -136,7 +136,12 @@ pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri)
     let found = state.files.list(&principal, page).await?;
     let items = found.items.into_iter().map(|file| state.view(file)).collect::<Vec<_>>();
     let next_cursor = found.next.as_ref().map(|mark| cursor::encode(mark, &list));
-    let body = json!({ "items": items, "nextCursor": next_cursor, "total": found.total });
+    let body = json!({
+        "items": items,
+        "nextCursor": next_cursor,
+        "total": found.total.count,
+        "totalIsExact": found.total.is_exact,
+    });
     Ok(([(CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 

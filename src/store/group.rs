@@ -4,6 +4,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ struct Shared<I, O> {
     /// The most that a group weighs, if it is of more than one.
     most: usize,
     weigh: fn(&I) -> usize,
+    /// How long the group under way must take before another is begun beside it.
+    patience: Duration,
     /// Whether who went away is served all the same.
     serves_absent: bool,
     state: Mutex<State<I, O>>,
@@ -33,7 +36,8 @@ struct Shared<I, O> {
 
 struct State<I, O> {
     waiting: Vec<(I, oneshot::Sender<O>)>,
-    workers: usize,
+    /// Since when each worker is at its group.
+    begun: [Option<Instant>; WORKERS],
 }
 
 /// What a member of a group gets whose work panicked.
@@ -44,6 +48,7 @@ pub(super) fn lost<T>() -> StoreResult<T> {
 /// A worker's place.
 struct Place<I, O> {
     shared: Arc<Shared<I, O>>,
+    worker: usize,
     is_left: bool,
 }
 
@@ -53,17 +58,18 @@ type Taken<I, O> = (Vec<I>, Vec<oneshot::Sender<O>>);
 impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
     /// Groups of members that together weigh no more than `most`. Whoever came is served, whether they wait or not.
     pub fn of_writes(most: usize, weigh: fn(&I) -> usize) -> Self {
-        Self::new(most, weigh, true)
+        Self::new(most, weigh, Duration::ZERO, true)
     }
 
-    /// The same for what is of use only to those who still wait.
-    pub fn of_reads(most: usize, weigh: fn(&I) -> usize) -> Self {
-        Self::new(most, weigh, false)
+    /// The same for what is of use only to those who still wait, one group at a time unless it takes longer than
+    /// `patience`.
+    pub fn of_reads(most: usize, weigh: fn(&I) -> usize, patience: Duration) -> Self {
+        Self::new(most, weigh, patience, false)
     }
 
-    fn new(most: usize, weigh: fn(&I) -> usize, serves_absent: bool) -> Self {
-        let state = Mutex::new(State { waiting: Vec::new(), workers: 0 });
-        Self(Arc::new(Shared { most, weigh, serves_absent, state }))
+    fn new(most: usize, weigh: fn(&I) -> usize, patience: Duration, serves_absent: bool) -> Self {
+        let state = Mutex::new(State { waiting: Vec::new(), begun: [None; WORKERS] });
+        Self(Arc::new(Shared { most, weigh, patience, serves_absent, state }))
     }
 
     /// What `work` makes of `item`, alone or with others; none if `work` panicked over this group.
@@ -97,11 +103,12 @@ impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
     fn enter(&self, item: I, answer: oneshot::Sender<O>) -> Option<Place<I, O>> {
         let mut state = self.0.lock();
         state.waiting.push((item, answer));
-        if state.workers == WORKERS {
+        if state.begun.iter().flatten().any(|begun| begun.elapsed() < self.0.patience) {
             return None;
         }
-        state.workers += 1;
-        Some(Place { shared: Arc::clone(&self.0), is_left: false })
+        let worker = state.begun.iter().position(Option::is_none)?;
+        state.begun[worker] = Some(Instant::now());
+        Some(Place { shared: Arc::clone(&self.0), worker, is_left: false })
     }
 }
 
@@ -120,10 +127,11 @@ impl<I, O> Place<I, O> {
         }
         if state.waiting.is_empty() {
             // At once, so that whoever comes next finds the place free.
-            state.workers -= 1;
+            state.begun[self.worker] = None;
             self.is_left = true;
             return None;
         }
+        state.begun[self.worker] = Some(Instant::now());
         let mut weight = 0_usize;
         let fits = |(item, _): &&(I, _)| {
             weight = weight.saturating_add((self.shared.weigh)(item));
@@ -138,8 +146,8 @@ impl<I, O> Drop for Place<I, O> {
     fn drop(&mut self) {
         if !self.is_left {
             let mut state = self.shared.lock();
-            state.workers -= 1;
-            if state.workers == 0 {
+            state.begun[self.worker] = None;
+            if state.begun.iter().all(Option::is_none) {
                 // The runtime ends, and nobody else would serve them.
                 state.waiting.clear();
             }
@@ -149,8 +157,6 @@ impl<I, O> Drop for Place<I, O> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -173,6 +179,10 @@ mod tests {
         group.join(item, work).await
     }
 
+    fn workers<O>(group: &Group<usize, O>) -> usize {
+        group.0.lock().begun.iter().flatten().count()
+    }
+
     fn numbers() -> Group<usize, (usize, usize)> {
         Group::of_writes(8, |_| 1)
     }
@@ -183,7 +193,7 @@ mod tests {
         for item in 0..3 {
             assert_eq!(doubled(&group, &gate, item).await, Some((item * 2, 1)));
         }
-        assert_eq!(group.0.lock().workers, 0);
+        assert_eq!(workers(&group), 0);
     }
 
     #[tokio::test]
@@ -226,19 +236,34 @@ mod tests {
         let all = futures::future::join_all(items.map(|item| doubled(&group, &gate, item)));
         let answers = tokio::time::timeout(Duration::from_secs(5), all).await.expect("nobody is forgotten");
         assert_eq!(answers, [None, Some((2, 1)), None, None, Some((4, 1)), Some((6, 1))]);
-        assert_eq!(group.0.lock().workers, 0);
+        assert_eq!(workers(&group), 0);
     }
 
     #[tokio::test]
     async fn a_read_of_somebody_who_went_away_is_not_begun() {
-        let (group, gate) = (Group::of_reads(1, |_| 1), Arc::new(Semaphore::new(0)));
+        let (group, gate) = (Group::of_reads(1, |_| 1, Duration::ZERO), Arc::new(Semaphore::new(0)));
         let three = futures::future::join_all([1, 2, 3].map(|item| doubled(&group, &gate, item)));
         assert!(tokio::time::timeout(Duration::from_millis(1), three).await.is_err());
         gate.add_permits(3);
-        while group.0.lock().workers > 0 {
+        while workers(&group) > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(gate.available_permits(), 1, "the two that had begun, and not the third");
+    }
+
+    #[tokio::test]
+    async fn another_group_is_begun_only_beside_one_that_takes_long() {
+        let (patience, gate) = (Duration::from_millis(50), Arc::new(Semaphore::new(0)));
+        let group = Group::of_reads(8, |_| 1, patience);
+        let ask = async |item| tokio::time::timeout(Duration::from_millis(1), doubled(&group, &gate, item)).await;
+        assert!(ask(1).await.is_err());
+        assert!(ask(2).await.is_err());
+        assert_eq!(workers(&group), 1);
+        tokio::time::sleep(patience).await;
+        assert!(ask(3).await.is_err());
+        assert_eq!(workers(&group), 2);
+        assert!(ask(4).await.is_err());
+        assert_eq!(workers(&group), WORKERS);
     }
 
     #[tokio::test]
@@ -247,7 +272,7 @@ mod tests {
         let gone = tokio::time::timeout(Duration::from_millis(1), doubled(&group, &gate, 1)).await;
         assert!(gone.is_err());
         gate.add_permits(1);
-        while group.0.lock().workers > 0 {
+        while workers(&group) > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(gate.available_permits(), 0);

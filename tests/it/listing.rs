@@ -4,9 +4,13 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use serde_json::Value;
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
 
+use crate::auth::key;
 use crate::support::app::{TestApp, all_buckets, noise};
+use crate::support::profiler;
 use crate::support::requests::{query, send};
 
 async fn list(app: &TestApp, query: &str) -> Value {
@@ -36,7 +40,10 @@ async fn sample(app: &TestApp) {
 #[tokio::test]
 async fn newest_first_unless_another_order_is_asked_for() {
     let app = TestApp::start().await;
-    assert_eq!(list(&app, "").await, serde_json::json!({ "items": [], "nextCursor": null, "total": 0 }));
+    assert_eq!(
+        list(&app, "").await,
+        serde_json::json!({ "items": [], "nextCursor": null, "total": 0, "totalIsExact": true })
+    );
     sample(&app).await;
     let newest = ["A.bin", "e.zip", "d.mp4", "c.png", "a.csv", "b.txt"];
     let by_name = ["A.bin", "a.csv", "b.txt", "c.png", "d.mp4", "e.zip"];
@@ -255,4 +262,45 @@ async fn operators_are_neither_parameters_nor_values() {
             "{name}={value} is text"
         );
     }
+}
+
+#[tokio::test]
+async fn a_total_is_exact_up_to_a_thousand_and_costs_no_more_beyond() {
+    let app = TestApp::start().await;
+    app.put("name=model.txt&folder=/a&access=internal", "text/plain", b"model".to_vec()).await;
+    let db = app.mongo().await;
+    let registry = db.collection::<Document>("file_registry");
+    let model = registry.find_one(doc! {}).await.unwrap().unwrap();
+    let copy = |_| {
+        let mut copy = model.clone();
+        let id = ObjectId::new();
+        copy.extend(doc! { "_id": id, "file": id, "folder": "/many" });
+        copy
+    };
+    registry.insert_many((0..999).map(copy)).await.unwrap();
+    app.app.files.fold_usage().await.unwrap();
+    app.app.files.recount_usage().await.unwrap();
+    let total = async |query: &str| {
+        let list = list(&app, query).await;
+        (list["total"].clone(), list["totalIsExact"].clone())
+    };
+    assert_eq!(total("").await, (json!(1000), json!(true)));
+
+    registry.insert_many((0..500).map(copy)).await.unwrap();
+    assert_eq!(total("").await, (json!(1000), json!(false)), "the counter knows of 1,000");
+    app.app.files.recount_usage().await.unwrap();
+    assert_eq!(total("").await, (json!(1500), json!(false)));
+    assert_eq!(total("folder=/many").await, (json!(1000), json!(false)));
+    assert_eq!(total("folder=/a").await, (json!(1), json!(true)));
+
+    // The counter is of more than who is no administrator may see.
+    let reader = key(&app, "reader", "default", &["files:read"], None).await;
+    let seen = send(app.anonymous("GET", "/v1/files").bearer_auth(&reader)).await.expect(200);
+    assert_eq!((&seen["total"], &seen["totalIsExact"]), (&json!(1000), &json!(false)));
+
+    profiler::start(&db).await;
+    list(&app, "limit=10").await;
+    let acts = profiler::stop(&db, "file_registry").await;
+    let examined = profiler::sum(&acts, "docsExamined");
+    assert!((1011..=1100).contains(&examined), "{examined} documents for a page of ten");
 }

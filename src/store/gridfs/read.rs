@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -39,7 +40,7 @@ const GROUP_LEN: usize = 2 << 20;
 /// Where reads of small files meet.
 pub(in crate::store) fn small_chunks() -> Group<SmallChunk, StoreResult<Bytes>> {
     // Even the smallest have documents around them, and who waits for them.
-    Group::of_reads(GROUP_LEN, |small| (small.len as usize).max(GROUP_LEN / 64))
+    Group::of_reads(GROUP_LEN, |small| (small.len as usize).max(GROUP_LEN / 64), Duration::ZERO)
 }
 
 impl SmallChunk {

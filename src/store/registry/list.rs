@@ -50,7 +50,7 @@ pub enum Direction {
 }
 
 /// Which files a list shows. Every field is a literal; none is a pattern or an operator.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[expect(missing_docs, reason = "named as the document's fields")]
 pub struct FileFilter {
     pub kind: Option<String>,
@@ -70,6 +70,11 @@ pub struct FileFilter {
 }
 
 impl FileFilter {
+    /// Whether it shows every file of a tenant.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     fn to_document(&self, tenant: &str, now: DateTime) -> Document {
         let mut filter = visible(doc! { "$eq": tenant }, now);
         let literals = [
@@ -211,12 +216,13 @@ impl Store {
             .await?)
     }
 
-    /// How many of a tenant's files the filter shows.
-    pub async fn count_files(&self, tenant: &str, filter: &FileFilter, now: DateTime) -> StoreResult<u64> {
+    /// How many of a tenant's files the filter shows, counted up to `most`: each takes a look at its document.
+    pub async fn count_files(&self, tenant: &str, filter: &FileFilter, now: DateTime, most: u64) -> StoreResult<u64> {
         let filter = filter.to_document(tenant, now);
         Ok(self
             .collection::<FileDoc>(REGISTRY)
             .count_documents(filter)
+            .limit(most)
             .max_time(self.query_timeout)
             .within(self.limit)
             .await?)
