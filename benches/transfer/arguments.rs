@@ -49,6 +49,8 @@ pub enum Suite {
     Memory,
     /// From the last byte of an upload to its answer, and completing uploads in parts
     Finish,
+    /// What a full registry costs
+    Growth,
 }
 
 impl Suite {
@@ -59,6 +61,7 @@ impl Suite {
             Self::Ranges => "ranges",
             Self::Memory => "memory",
             Self::Finish => "finish",
+            Self::Growth => "growth",
         }
     }
 }
@@ -88,6 +91,8 @@ pub struct Scale {
     pub finish: &'static [usize],
     /// Uploads whose completion is timed, by their number of parts and the length of each, ascending.
     pub complete: &'static [(usize, usize)],
+    /// Files in the full registry.
+    pub grown: usize,
     pub disk_gib: u64,
 }
 
@@ -122,6 +127,7 @@ static QUICK: Scale = Scale {
     paused: 32 * MIB,
     finish: &[16 * MIB, 64 * MIB],
     complete: &[(2, MIB), (64, MIB / 4)],
+    grown: 2000,
     disk_gib: 4,
 };
 
@@ -138,6 +144,7 @@ static USUAL: Scale = Scale {
     paused: 64 * MIB,
     finish: &[16 * MIB, 256 * MIB, 1024 * MIB],
     complete: &[(2, 8 * MIB), (128, 8 * MIB), (2000, MIB / 4)],
+    grown: 100_000,
     disk_gib: 12,
 };
 
@@ -154,6 +161,7 @@ static FULL: Scale = Scale {
     paused: 64 * MIB,
     finish: &[16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB],
     complete: &[(2, 8 * MIB), (128, 8 * MIB), (2000, MIB / 4), (1024, 8 * MIB)],
+    grown: 1_000_000,
     disk_gib: 40,
 };
 

@@ -2,7 +2,7 @@
 //! gateways as people write them; `cargo bench -- --help` tells what can be chosen.
 //!
 //! ```text
-//! arguments ─ lab ─ suites/{large, small, ranges, memory, finish} ─ report ─ goals ─ chart
+//! arguments ─ lab ─ suites/{large, small, ranges, memory, finish, growth} ─ report ─ goals ─ chart
 //!              │       │
 //!              │       stage: one round's servers (server, naive, peers), measured by usage
 //!              │       contenders: ceiling (raw), driver (its streams), ways over http_client and load
@@ -15,6 +15,7 @@ mod chart;
 mod content;
 mod driver;
 mod goals;
+mod grow;
 mod http_client;
 mod lab;
 mod load;

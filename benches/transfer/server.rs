@@ -14,6 +14,8 @@ use crate::content::Body;
 use crate::http_client::{Connection, Received};
 
 pub const GATEWAY: &str = "gateway";
+/// Our gateway on a database with many files.
+pub const GROWN: &str = "grown gateway";
 pub const NAIVE: &str = "naive axum";
 pub const FASTAPI: &str = "FastAPI";
 pub const EXPRESS: &str = "Express";
@@ -129,6 +131,16 @@ impl Way {
     /// The same, named otherwise and asking with one header more.
     pub fn asking(&self, who: &'static str, header: &str) -> Self {
         Self { who, headers: format!("{}{header}\r\n", self.headers), ..self.clone() }
+    }
+
+    /// The same on another server.
+    pub fn on(&self, server: &'static str, who: &'static str) -> Self {
+        Self { who, server, ..self.clone() }
+    }
+
+    /// Asks the gateway for a page of its files.
+    pub async fn list(&self, connection: &mut Connection, query: &str) -> Outcome<Received> {
+        connection.receive(&format!("/v1/files?{query}"), &self.headers).await
     }
 
     /// Uploads in parts, the pieces of the body, to the gateway; gives how long completing took.

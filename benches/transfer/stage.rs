@@ -6,14 +6,16 @@ use std::time::Duration;
 use mongodb::bson::doc;
 use mongodb::{Client, Database};
 
+use crate::content::Kind;
 use crate::http_client::Connection;
 use crate::lab::Lab;
-use crate::server::{GATEWAY, NAIVE, Server, Way};
+use crate::server::{GATEWAY, GROWN, NAIVE, Server, Way};
 use crate::usage::{Cost, Meter};
-use crate::{Outcome, ceiling, peers};
+use crate::{Outcome, ceiling, grow, peers, ways};
 
 const RAW_DATABASE: &str = "bench_raw";
 const GATEWAY_DATABASE: &str = "bench_gateway";
+const GROWN_DATABASE: &str = "bench_grown";
 const NAIVE_DATABASE: &str = "bench_naive";
 /// How long mongod may take to give a round's disk back before the next begins all the same.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,6 +46,16 @@ impl Stage {
         stage.servers.insert(NAIVE, Server::naive(&lab.uri, NAIVE_DATABASE)?);
         stage.servers.extend(lab.peers.start(&lab.uri)?);
         Ok(stage)
+    }
+
+    /// The gateway, and another whose database has so many files; gives the way to that.
+    pub async fn with_grown(lab: &Lab, files: usize) -> Outcome<(Self, Way)> {
+        let (mut stage, grown) = (Self::with_gateway(lab).await?, ways::grown());
+        stage.servers.insert(GROWN, Server::gateway(&lab.uri, GROWN_DATABASE)?);
+        let mut connection = stage.connect(&grown).await?;
+        grown.upload(&mut connection, &lab.contents.body(Kind::Text, 16)).await?;
+        grow::grow(&lab.client.database(GROWN_DATABASE), files).await?;
+        Ok((stage, grown))
     }
 
     /// The same files served by a process that has done nothing yet.
@@ -83,7 +95,8 @@ impl Stage {
     /// Ends the servers and removes what was stored.
     pub async fn clear(self) -> Outcome<()> {
         drop(self.servers);
-        for name in [RAW_DATABASE, GATEWAY_DATABASE, NAIVE_DATABASE].into_iter().chain(peers::DATABASES) {
+        for name in [RAW_DATABASE, GATEWAY_DATABASE, GROWN_DATABASE, NAIVE_DATABASE].into_iter().chain(peers::DATABASES)
+        {
             self.client.database(name).drop().await?;
         }
         give_back_disk(&self.client).await

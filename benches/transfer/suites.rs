@@ -1,6 +1,7 @@
 //! The suites: each runs its rounds and adds what it measured to the report.
 
 pub mod finish;
+pub mod growth;
 pub mod large;
 pub mod memory;
 pub mod ranges;
@@ -17,5 +18,6 @@ pub async fn run(suite: Suite, lab: &mut Lab) -> Outcome<()> {
         Suite::Ranges => ranges::run(lab).await,
         Suite::Memory => memory::run(lab).await,
         Suite::Finish => finish::run(lab).await,
+        Suite::Growth => growth::run(lab).await,
     }
 }

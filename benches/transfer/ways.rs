@@ -1,7 +1,7 @@
 //! Whom and what a suite compares.
 
 use crate::peers::Peers;
-use crate::server::{EXPRESS, FASTAPI, NAIVE, Way};
+use crate::server::{EXPRESS, FASTAPI, GROWN, NAIVE, Way};
 use crate::{ceiling, content};
 
 pub const RAW: &str = "raw";
@@ -54,6 +54,11 @@ pub fn zstd() -> Way {
 
 pub fn gzip() -> Way {
     Way::gateway("gateway, gzip", "encrypt=false&compress=gzip")
+}
+
+/// The plain way beside many files.
+pub fn grown() -> Way {
+    plain().on(GROWN, "gateway, many files")
 }
 
 /// Everything on.

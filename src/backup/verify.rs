@@ -76,7 +76,7 @@ async fn read_contents(files: &Files) -> Result<ContentReport, Error> {
     loop {
         let page = files
             .store
-            .list_registry(Which::After(after, PAGE))
+            .list_registry(Which::Below(after, PAGE))
             .await
             .map_err(|error| error.doing("list the files"))?;
         let Some(last) = page.last() else { return Ok(report) };

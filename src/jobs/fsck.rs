@@ -185,7 +185,7 @@ impl Check<'_> {
     async fn check_registry(&mut self) -> Step<()> {
         let mut after = None;
         loop {
-            let page = self.files.store.list_registry(Which::After(after, PAGE as i64)).await?;
+            let page = self.files.store.list_registry(Which::Below(after, PAGE as i64)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             self.checked.files += page.len() as u64;
@@ -198,7 +198,7 @@ impl Check<'_> {
     async fn check_blobs(&mut self) -> Step<()> {
         let mut after = None;
         loop {
-            let page = self.files.store.list_blobs(Which::After(after, PAGE as i64)).await?;
+            let page = self.files.store.list_blobs(Which::Below(after, PAGE as i64)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             self.checked.blobs += page.len() as u64;
@@ -211,7 +211,7 @@ impl Check<'_> {
     async fn check_segments(&mut self) -> Step<()> {
         let mut after = None;
         loop {
-            let page = self.files.store.list_segments(Which::After(after, PAGE as i64)).await?;
+            let page = self.files.store.list_segments(Which::Below(after, PAGE as i64)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             self.checked.segments += page.len() as u64;

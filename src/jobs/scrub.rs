@@ -1,7 +1,7 @@
 //! Reading everything that is stored, slowly, to find bytes that no longer verify before somebody asks
 //! for them. Marks what it finds; mends nothing.
 //!
-//! Content is read blob by blob in the order of ids. A run that was cut goes on after the last blob it
+//! Content is read blob by blob from the newest id to the oldest. A run that was cut goes on after the last blob it
 //! was done with; one gateway at a time runs.
 
 use std::collections::HashSet;
@@ -160,7 +160,7 @@ impl Reading<'_> {
     async fn run(&mut self, run: &Run) -> Result<()> {
         let (store, mut after, mut noted) = (&self.files.store, run.after, Instant::now());
         loop {
-            let page = store.list_blobs(Which::After(after, PAGE)).await.map_err(doing)?;
+            let page = store.list_blobs(Which::Below(after, PAGE)).await.map_err(doing)?;
             let ids: Vec<Id> = page.iter().map(|entry| entry.id).collect();
             let Some(last) = ids.last() else { break };
             self.marked = store.find_marked(&ids).await.map_err(doing)?.into_iter().collect();

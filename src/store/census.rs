@@ -110,14 +110,14 @@ pub struct FilesHead {
 /// Which documents of a collection.
 #[derive(Debug, Clone, Copy)]
 pub enum Which<'a> {
-    /// Those after an id, so many.
-    After(Option<Id>, i64),
+    /// Those below an id, so many, largest first: what is made meanwhile lies behind, so that a walk has an end.
+    Below(Option<Id>, i64),
     /// Those with these ids.
     Of(&'a [Id]),
 }
 
 impl Store {
-    /// Documents by id, after one or with one of some ids.
+    /// Documents by id, below one or with one of some ids.
     async fn entries<T: DeserializeOwned>(
         &self,
         collection: &str,
@@ -125,13 +125,13 @@ impl Store {
         odd: impl Fn(&RawDocument) -> Option<String>,
     ) -> StoreResult<Vec<Entry<T>>> {
         let (filter, limit) = match which {
-            Which::After(None, limit) => (doc! { "_id": { "$type": "objectId" } }, limit),
-            Which::After(Some(after), limit) => (doc! { "_id": { "$gt": after } }, limit),
+            Which::Below(None, limit) => (doc! { "_id": { "$type": "objectId" } }, limit),
+            Which::Below(Some(last), limit) => (doc! { "_id": { "$lt": last } }, limit),
             Which::Of(ids) => (doc! { "_id": { "$in": ids } }, 0),
         };
         let found = self.collection::<RawDocumentBuf>(collection);
         let found =
-            found.find(filter).sort(doc! { "_id": 1 }).limit(limit).max_time(self.limit).within(self.limit).await?;
+            found.find(filter).sort(doc! { "_id": -1 }).limit(limit).max_time(self.limit).within(self.limit).await?;
         let entry = |document: RawDocumentBuf| {
             let id = document.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
             let row: Option<T> = mongodb::bson::deserialize_from_slice(document.as_bytes()).ok();

@@ -46,16 +46,16 @@ impl Store {
         Ok(updated.modified_count)
     }
 
-    /// Live blobs after `after` that no registry document names; also the last id looked at, to go
-    /// on from, where there may be more.
-    pub async fn find_unnamed(&self, after: Option<Id>, limit: i64) -> StoreResult<Unnamed> {
+    /// Live blobs below `last` that no registry document names, newest first; also the last id looked at, to go on
+    /// from, where there may be more.
+    pub async fn find_unnamed(&self, last: Option<Id>, limit: i64) -> StoreResult<Unnamed> {
         let mut live = doc! { "state": State::Live.name() };
-        if let Some(after) = after {
-            live.insert("_id", doc! { "$gt": after });
+        if let Some(last) = last {
+            live.insert("_id", doc! { "$lt": last });
         }
         let pipeline = [
             doc! { "$match": live },
-            doc! { "$sort": { "_id": 1 } },
+            doc! { "$sort": { "_id": -1 } },
             doc! { "$limit": limit },
             doc! { "$lookup": { "from": REGISTRY, "localField": "_id", "foreignField": "blob", "as": "named",
             "pipeline": [{ "$limit": 1 }, { "$project": { "_id": 1 } }] } },

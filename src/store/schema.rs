@@ -126,6 +126,7 @@ fn indexes() -> Vec<Index> {
         index(REGISTRY, doc! { "tenant": 1, "latest": 1, "createdAt": -1, "_id": -1 }),
         index(REGISTRY, doc! { "tenant": 1, "latest": 1, "name": 1, "_id": 1 }),
         index(REGISTRY, doc! { "tenant": 1, "latest": 1, "content.size": 1, "_id": 1 }),
+        index(REGISTRY, doc! { "tenant": 1, "latest": 1, "folder": 1, "createdAt": -1, "_id": -1 }),
         index(REGISTRY, doc! { "blob": 1 }),
         Index { partial: Some(doc! { "expireAt": { "$type": "date" } }), ..index(REGISTRY, doc! { "expireAt": 1 }) },
         // What cannot be read as "no legal hold" is held.
