@@ -6,6 +6,7 @@
 
 pub mod api_keys;
 pub mod audit;
+mod audited;
 pub mod blobs;
 pub mod census;
 pub mod chunks;
@@ -20,7 +21,6 @@ pub mod import;
 pub mod keys;
 pub mod leases;
 mod limit;
-mod made;
 pub mod orphans;
 pub mod parts;
 pub mod presign;

@@ -85,8 +85,6 @@ impl Model {
             for ((batch, (_, model)), change) in batches.iter_mut().zip(&self.documents).zip(changes) {
                 let mut copy = model.clone();
                 copy.extend(change);
-                // What is counted already.
-                copy.remove("usage");
                 if let Ok(facts) = copy.get_document_mut("content") {
                     facts.insert("size", (content % (1 << 30)) as i64);
                 }

@@ -15,7 +15,7 @@ use super::admin::tenant_name;
 use super::body::read_said;
 use super::caller::Caller;
 use super::files::{idempotency_key, limit};
-use super::query;
+use super::{cursor, query};
 use crate::error::{Error, ErrorCode};
 use crate::files::access::{Action, Principal, Resource, Scope, permit};
 use crate::files::api_keys::{ApiKeyRequest, ApiKeyView, MAX_LIFE};
@@ -104,8 +104,9 @@ pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri)
             _ => return Err(query::unknown(name)),
         }
     }
-    let keys = state.files.list_api_keys(&principal, after, most).await?;
-    let next = keys.last().filter(|_| keys.len() as i64 == most).map(|key| key.id.clone());
+    let mut keys = state.files.list_api_keys(&principal, after, most + 1).await?;
+    let has_more = cursor::cut(&mut keys, most);
+    let next = keys.last().filter(|_| has_more).map(|key| key.id.clone());
     let items: Vec<_> = keys.iter().map(ApiKeyView::from).collect();
     Ok(([(CACHE_CONTROL, "no-store")], Json(json!({ "items": items, "nextCursor": next }))).into_response())
 }

@@ -18,6 +18,14 @@ struct Place {
     list: String,
 }
 
+/// Whether more follow, of what was found by asking for one more than a page holds; that one is dropped.
+pub fn cut<T>(found: &mut Vec<T>, limit: i64) -> bool {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    has_more
+}
+
 /// Names a list by its filters and order, whatever the page.
 pub fn list_of(pairs: &[(String, String)]) -> String {
     let mut said: Vec<_> = pairs.iter().filter(|(name, _)| !["cursor", "limit"].contains(&name.as_str())).collect();

@@ -60,9 +60,9 @@ pub async fn list(
     uri: Uri,
 ) -> Result<Response, Error> {
     let page = Page::read(&uri, format!("shares:{file}"))?;
-    let found = state.files.list_shares(&principal, file, page.after, page.limit).await?;
+    let found = state.files.list_shares(&principal, file, page.after, page.limit + 1).await?;
     let now = state.files.now();
-    Ok(page.answer(&found, |share| (share.created_at, share.id), |share| view(share, now)))
+    Ok(page.answer(found, |share| (share.created_at, share.id), |share| view(share, now)))
 }
 
 /// `GET /v1/shares/{id}`.
@@ -109,8 +109,8 @@ pub async fn log(
     uri: Uri,
 ) -> Result<Response, Error> {
     let page = Page::read(&uri, format!("log:{id}"))?;
-    let found = state.files.list_accesses(&principal, id, page.after, page.limit).await?;
-    Ok(page.answer(&found, |access| (access.at, access.id), access_view))
+    let found = state.files.list_accesses(&principal, id, page.after, page.limit + 1).await?;
+    Ok(page.answer(found, |access| (access.at, access.id), access_view))
 }
 
 /// `GET /v1/shares/{id}/comments`, newest first.
@@ -121,8 +121,8 @@ pub async fn comments(
     uri: Uri,
 ) -> Result<Response, Error> {
     let page = Page::read(&uri, format!("comments:{id}"))?;
-    let found = state.files.list_comments(&principal, id, page.after, page.limit).await?;
-    Ok(page.answer(&found, |comment| (comment.at, comment.id), comment_view))
+    let found = state.files.list_comments(&principal, id, page.after, page.limit + 1).await?;
+    Ok(page.answer(found, |comment| (comment.at, comment.id), comment_view))
 }
 
 /// A page of a list by time.
@@ -151,9 +151,14 @@ impl Page {
         Ok(page)
     }
 
-    fn answer<T>(self, found: &[T], place: impl Fn(&T) -> (DateTime, Id), view: impl Fn(&T) -> Value) -> Response {
-        let is_full = i64::try_from(found.len()).is_ok_and(|len| len == self.limit);
-        let next = found.last().filter(|_| is_full).map(|last| {
+    fn answer<T>(
+        self,
+        mut found: Vec<T>,
+        place: impl Fn(&T) -> (DateTime, Id),
+        view: impl Fn(&T) -> Value,
+    ) -> Response {
+        let has_more = cursor::cut(&mut found, self.limit);
+        let next = found.last().filter(|_| has_more).map(|last| {
             let (at, id) = place(last);
             cursor::encode(&PageMark { value: Bson::DateTime(at), id }, &self.list)
         });

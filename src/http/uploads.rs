@@ -204,8 +204,9 @@ pub async fn list(State(state): State<AppState>, principal: Principal, uri: Uri)
             _ => return Err(query::unknown(name)),
         }
     }
-    let uploads = state.files.list_uploads(&principal, after, most).await?;
-    let last = uploads.last().filter(|_| uploads.len() as i64 == most);
+    let mut uploads = state.files.list_uploads(&principal, after, most + 1).await?;
+    let has_more = cursor::cut(&mut uploads, most);
+    let last = uploads.last().filter(|_| has_more);
     let next = last.map(|upload| PageMark { value: Bson::DateTime(upload.created_at), id: upload.id });
     let mut items = Vec::with_capacity(uploads.len());
     for upload in &uploads {

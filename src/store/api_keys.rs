@@ -1,7 +1,7 @@
 //! API keys as the database keeps them: a hash and what it allows. The secrets are never stored.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Binary, DateTime, doc};
+use mongodb::bson::{Binary, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use super::audit::AuditDoc;
@@ -9,7 +9,6 @@ use super::commit::IdempotencyDoc;
 use super::limit::Within;
 use super::schema::API_KEYS;
 use super::segments::binary;
-use super::transaction::{Transaction, stale_unless};
 use super::{Store, StoreResult};
 
 /// One API key.
@@ -76,7 +75,7 @@ impl Store {
         audit: &AuditDoc,
         idempotency: Option<&IdempotencyDoc>,
     ) -> StoreResult<()> {
-        self.insert_made(API_KEYS, key, audit, idempotency).await
+        self.insert_audited(API_KEYS, key, audit, idempotency).await
     }
 
     /// Revokes a key with its audit entry.
@@ -85,20 +84,7 @@ impl Store {
     /// [`StoreError::Stale`](super::StoreError::Stale) when it is revoked already.
     pub async fn revoke_api_key(&self, id: &str, at: DateTime, audit: &AuditDoc) -> StoreResult<()> {
         let valid = doc! { "_id": { "$eq": id }, "revokedAt": { "$exists": false } };
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                let revoke = doc! { "$set": { "revokedAt": at } };
-                let keys = self.documents(API_KEYS);
-                let revoked = keys.update_one(valid.clone(), revoke).session(&mut *session).await?;
-                stale_unless(revoked.matched_count == 1)?;
-                Ok(self.append_audit(&[audit], session).await?)
-            };
-            let outcome = steps.within(limit).await;
-            if transaction.conclude(outcome).await?.is_some() {
-                return Ok(());
-            }
-        }
+        let revoke = doc! { "$set": { "revokedAt": at } };
+        self.update_audited::<Document>(API_KEYS, &valid, revoke, audit).await.map(drop)
     }
 }

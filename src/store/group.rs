@@ -1,6 +1,7 @@
 //! Work done together for requests that come at the same time: many small files cost the database little
 //! more than one. No timer: who comes alone is served at once and alone, who comes while all workers are
-//! busy is served with everybody else who waits by then. Does not know what the work is.
+//! busy, or while one has just begun what does not take long, is served with everybody else who waits by then. Does not
+//! know what the work is.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,14 +1,12 @@
 //! Which epochs of a tenant's presigned URLs count. The key that signs them is a root (`keys.rs`).
 
 use mongodb::bson::{Document, doc};
-use mongodb::options::ReturnDocument;
 use serde::Deserialize;
 
 use super::audit::AuditDoc;
 use super::limit::Within;
 use super::schema::KEYS;
-use super::transaction::{StepError, Transaction};
-use super::{Store, StoreError, StoreResult};
+use super::{Store, StoreResult};
 
 /// The epochs of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -51,25 +49,6 @@ impl Store {
             Signed::Revoked => next.clone(),
         };
         let begin = vec![doc! { "$set": { "current": next, "oldest": oldest } }];
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                let keys = self.collection::<LinkEpochs>(KEYS);
-                let begun = keys
-                    .find_one_and_update(epochs_of(tenant), begin.clone())
-                    .upsert(true)
-                    .return_document(ReturnDocument::After)
-                    .session(&mut *session)
-                    .await?
-                    .ok_or_else(|| StepError::Final(StoreError::Damaged("an upsert returned nothing".into())))?;
-                self.append_audit(&[audit], session).await?;
-                Ok(begun)
-            };
-            let outcome = steps.within(limit).await;
-            if let Some(begun) = transaction.conclude(outcome).await? {
-                return Ok(begun);
-            }
-        }
+        self.upsert_audited(KEYS, &epochs_of(tenant), begin, audit).await
     }
 }

@@ -312,26 +312,8 @@ impl Store {
         if !change.unset.is_empty() {
             update.insert("$unset", change.unset.clone());
         }
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                let registry = self.collection::<FileDoc>(REGISTRY);
-                let unchanged = doc! { "_id": before.id, "updatedAt": before.updated_at };
-                let updated = registry
-                    .find_one_and_update(unchanged, update.clone())
-                    .return_document(mongodb::options::ReturnDocument::After)
-                    .session(&mut *session)
-                    .await?
-                    .ok_or(StepError::Final(StoreError::Stale))?;
-                self.append_audit(&[audit], session).await?;
-                Ok(updated)
-            };
-            let outcome = steps.within(limit).await;
-            if let Some(updated) = transaction.conclude(outcome).await? {
-                return Ok(updated);
-            }
-        }
+        let unchanged = doc! { "_id": before.id, "updatedAt": before.updated_at };
+        self.update_audited(REGISTRY, &unchanged, update, audit).await
     }
 
     /// Adds accesses to a version; nothing if it is gone. Not a change of the file: `updatedAt` stays.

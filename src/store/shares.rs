@@ -5,7 +5,6 @@ pub mod log;
 
 use futures::TryStreamExt;
 use mongodb::bson::{Binary, DateTime, Document, doc};
-use mongodb::options::ReturnDocument;
 use mongodb::{ClientSession, Collection};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,6 @@ use super::commit::IdempotencyDoc;
 use super::limit::Within;
 use super::schema::SHARES;
 use super::segments::binary;
-use super::transaction::{StepError, Transaction};
 use super::{Id, Store, StoreError, StoreResult};
 
 /// One share.
@@ -138,7 +136,7 @@ impl Store {
         audit: &AuditDoc,
         idempotency: Option<&IdempotencyDoc>,
     ) -> StoreResult<()> {
-        self.insert_made(SHARES, share, audit, idempotency).await
+        self.insert_audited(SHARES, share, audit, idempotency).await
     }
 
     /// Changes what is said of a share, with its audit entry; what is counted stays as it is meanwhile.
@@ -160,25 +158,7 @@ impl Store {
             set.insert("revokedAt", at);
         }
         let unchanged = doc! { "_id": before.id, "updatedAt": before.updated_at };
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                let updated = self
-                    .shares()
-                    .find_one_and_update(unchanged.clone(), doc! { "$set": set.clone() })
-                    .return_document(ReturnDocument::After)
-                    .session(&mut *session)
-                    .await?
-                    .ok_or(StepError::Final(StoreError::Stale))?;
-                self.append_audit(&[audit], session).await?;
-                Ok(updated)
-            };
-            let outcome = steps.within(limit).await;
-            if let Some(updated) = transaction.conclude(outcome).await? {
-                return Ok(updated);
-            }
-        }
+        self.update_audited(SHARES, &unchanged, doc! { "$set": set }, audit).await
     }
 
     /// Takes one download of a share that is open and has one left; false where it is not or has none.

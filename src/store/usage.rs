@@ -160,19 +160,7 @@ impl Store {
             change.entry(operator.to_owned()).or_insert_with(|| Bson::Document(Document::new()));
             change.get_document_mut(operator).map_err(|e| StoreError::Damaged(e.to_string()))?.insert(field, value);
         }
-        let mut transaction = Transaction::new(self).await?;
-        loop {
-            let (session, limit) = transaction.attempt().await?;
-            let steps = async {
-                let usage = self.documents(USAGE);
-                usage.update_one(doc! { "_id": tenant }, change.clone()).upsert(true).session(&mut *session).await?;
-                Ok(self.append_audit(&[audit], session).await?)
-            };
-            let outcome = steps.within(limit).await;
-            if transaction.conclude(outcome).await?.is_some() {
-                return Ok(());
-            }
-        }
+        self.upsert_audited::<Document>(USAGE, &doc! { "_id": tenant }, change, audit).await.map(drop)
     }
 
     /// Reserves room for an upload of a tenant with limits; false when there is not enough. One
