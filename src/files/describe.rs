@@ -14,6 +14,7 @@ use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::segment::{FORMAT_VERSION, SegmentEnd};
 use crate::store::blobs::BlobDoc;
 use crate::store::gridfs::FilesDocument;
+use crate::store::gridfs::read::SMALL_CHUNK_LEN;
 use crate::store::gridfs::write::WrittenChunks;
 use crate::store::registry::{ContentDoc, FileDoc, RetentionDoc};
 use crate::store::segments::{Pending, SegmentDoc, State, binary};
@@ -191,6 +192,7 @@ impl Files {
         Ok(ContentDoc {
             size: segments.iter().map(|segment| segment.len).sum(),
             stored_size: segments.iter().map(|segment| segment.stored_len).sum(),
+            segment: only_small(segments).map(|segment| segment.id),
             bucket: first.bucket.clone(),
             codec: first.codec.clone(),
             level: first.level,
@@ -208,6 +210,13 @@ impl Files {
         file.purge_at = file.expire_at.map(|at| later(at, self.settings.purge_grace_secs));
         file.retention = retention;
     }
+}
+
+/// The segment of content that is one small chunk of ours.
+fn only_small(segments: &[SegmentDoc]) -> Option<&SegmentDoc> {
+    let [segment] = segments else { return None };
+    let most = (SMALL_CHUNK_LEN as i64).min(segment.chunk_size.into());
+    ((1..=most).contains(&segment.stored_len) && segment.files_id.is_none()).then_some(segment)
 }
 
 /// So many seconds later.

@@ -1,7 +1,11 @@
 //! The first half of a download: permit, load, verify the manifest. Reads no chunk; `read.rs` does, once the
 //! caller, who knows the request, has decided about preconditions and ranges.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::OptionFuture;
 
 use super::access::{Action, Principal};
 use super::protection::{KEY_HEADER, protection};
@@ -12,7 +16,7 @@ use crate::format::key::Key;
 use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::seal::{SegmentHeader, SegmentKey};
 use crate::format::segment::{SegmentDecoder, SegmentFacts};
-use crate::store::registry::FileDoc;
+use crate::store::registry::{ContentDoc, FileDoc};
 use crate::store::segments::{SegmentDoc, State};
 use crate::store::{Id, StoreError};
 
@@ -27,8 +31,17 @@ pub struct OpenedFile {
     /// Of the plaintext; none while a client's key is needed to know it.
     pub sha256: Option<Sha256Digest>,
     pub(super) segments: Arc<[SegmentDoc]>,
+    /// The bytes of its only segment, where they were looked for meanwhile.
+    pub(super) only_chunk: Option<OnlyChunk>,
     /// The client's key, where it opens the content.
     customer_key: Option<Key>,
+}
+
+/// The stored bytes of a small file.
+#[derive(Clone)]
+pub(super) struct OnlyChunk {
+    segment: Id,
+    stored: Bytes,
 }
 
 impl Files {
@@ -40,14 +53,25 @@ impl Files {
         self.find(principal, Action::Read, file).await
     }
 
-    /// Opens a file for reading, with the key that the client sent, if it did.
+    /// Opens a file for reading, with the key that the client sent, if it did. Where its bytes will be wanted, those of
+    /// a small file are looked for meanwhile.
     ///
     /// # Errors
     /// `forbidden`, `unauthenticated`, `file_not_found`, `damaged` when the manifest does not verify; `key_required`,
     /// `key_mismatch`, and `bad_header` for a key that nothing needs.
-    pub async fn open(&self, principal: &Principal, file: Id, customer_key: Option<Key>) -> Result<OpenedFile> {
+    pub async fn open(
+        &self,
+        principal: &Principal,
+        file: Id,
+        customer_key: Option<Key>,
+        is_wanted: bool,
+    ) -> Result<OpenedFile> {
         let doc = self.find(principal, Action::Download, file).await?;
-        let opened = match self.open_doc(doc).await {
+        let ContentDoc { segment, bucket, stored_size, .. } = &doc.content;
+        let hint = segment.filter(|_| is_wanted);
+        let chunk = hint.map(|segment| self.find_only_chunk(bucket.clone(), segment, *stored_size));
+        let (chunk, opened) = tokio::join!(OptionFuture::from(chunk), self.open_doc(doc));
+        let mut opened = match opened {
             Err(error) if error.code == ErrorCode::Damaged => {
                 // Between two reads a delete takes the keys away: then the file is gone, not damaged.
                 self.find(principal, Action::Download, file).await?;
@@ -55,7 +79,14 @@ impl Files {
             }
             opened => opened?,
         };
+        opened.only_chunk = chunk.flatten();
         opened.unlock(customer_key)
+    }
+
+    /// None also where it could not be read: whoever reads the file asks again and tells why.
+    async fn find_only_chunk(&self, bucket: String, segment: Id, len: i64) -> Option<OnlyChunk> {
+        let stored = self.store.find_only_chunk(bucket, segment, u64::try_from(len).ok()?).await.ok()?;
+        Some(OnlyChunk { segment, stored })
     }
 
     /// Opens the file of a registry document.
@@ -98,7 +129,8 @@ impl Files {
         if end != doc.content.size {
             return Err(Error::damaged("open the file", "the segments do not make up the file"));
         }
-        Ok(OpenedFile { files: self.clone(), doc, plain_len, sha256, segments: segments.into(), customer_key: None })
+        let segments = segments.into();
+        Ok(OpenedFile { files: self.clone(), doc, plain_len, sha256, segments, only_chunk: None, customer_key: None })
     }
 
     pub(super) fn decoder(
@@ -154,6 +186,14 @@ impl OpenedFile {
                 Ok(self)
             }
         }
+    }
+
+    /// A span of a segment's stored bytes, where they are here already.
+    pub(super) fn read_already(&self, segment: &SegmentDoc, span: &Range<u64>) -> Option<Bytes> {
+        let OnlyChunk { segment: id, stored } = self.only_chunk.as_ref()?;
+        let is_whole = *id == segment.id && i64::try_from(stored.len()).is_ok_and(|len| len == segment.stored_len);
+        let span = usize::try_from(span.start).ok()?..usize::try_from(span.end).ok()?;
+        (is_whole && span.start <= span.end && span.end <= stored.len()).then(|| stored.slice(span))
     }
 
     pub(super) fn decoder(&self, segment: &SegmentDoc) -> Result<SegmentDecoder> {

@@ -223,7 +223,11 @@ impl OpenedFile {
             Some(decoder) => decoder,
             None => Arc::new(self.decoder(&segment)?),
         };
-        stream_segment(&self.files, &segment, wanted, decoder)
+        let span = decoder.index().stored_span(&wanted.frames(&decoder));
+        match self.read_already(&segment, &span) {
+            Some(stored) => Ok(decode(decoder, wanted, stream::iter([Ok(stored)]))),
+            None => stream_segment(&self.files, &segment, wanted, decoder),
+        }
     }
 }
 

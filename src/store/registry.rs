@@ -31,6 +31,9 @@ pub struct ContentDoc {
     pub size: i64,
     /// Bytes in GridFS.
     pub stored_size: i64,
+    /// Its segment, where that is the only one and a small chunk: a hint, so that both can be looked for at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<Id>,
     /// The bucket.
     pub bucket: String,
     /// The codec's name.

@@ -150,3 +150,49 @@ async fn what_stands_before_a_damaged_segment_of_a_run_is_read() {
     assert!(cut && came.len() <= 5 * PART && bytes.starts_with(&came), "{} bytes, cut: {cut}", came.len());
     assert_eq!(app.range(&file, 0..5 * PART as u64).await, bytes[..5 * PART]);
 }
+
+#[tokio::test]
+async fn a_small_file_is_two_round_trips() {
+    const ROUND_TRIP: Duration = Duration::from_millis(300);
+    let own = OwnMongod::fallible().await;
+    let app = TestApp::start_at(&own.uri(), "small".to_owned(), |_| {}).await;
+    let file = app.put("name=a", "application/octet-stream", noise(4096, 1)).await;
+    own.fail(1_000_000, doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 300 }).await;
+    let begun = Instant::now();
+    assert!(app.content(&file).await == noise(4096, 1));
+    let trips = begun.elapsed().as_secs_f64() / ROUND_TRIP.as_secs_f64();
+    own.heal().await;
+    // The file, then its segment's row and its chunk at once.
+    assert!((2.0..3.0).contains(&trips), "{trips} round trips");
+}
+
+#[tokio::test]
+async fn a_small_chunk_is_read_early_only_where_it_is_wanted_and_only_if_it_is_the_right_one() {
+    let app = TestApp::start().await;
+    let db = app.mongo().await;
+    for (way, options) in WAYS {
+        let query = format!("name=a&{options}");
+        let file = app.put(&query, "text/plain", prose(9000, 1)).await;
+        let other = app.put(&query, "text/plain", prose(9000, 2)).await;
+        assert_eq!(cost(&app, &file, &[]).await.counted, 1, "{way}");
+        assert_eq!(cost(&app, &file, &[("range", "bytes=7-8")]).await.counted, 1, "{way}");
+
+        profiler::start(&db).await;
+        let path = content_path(&file);
+        let known = app.request("HEAD", &path).send().await.unwrap();
+        assert_eq!(known.status().as_u16(), 200, "{way}");
+        let same = app.get(&path).header("if-none-match", &known.headers()["etag"]).send().await.unwrap();
+        assert_eq!(same.status().as_u16(), 304, "{way}");
+        let finds = profiler::stop(&db, &format!("{}.chunks", file["bucket"].as_str().unwrap())).await;
+        assert!(finds.is_empty(), "{way}: {finds:?}");
+
+        let id = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
+        let others = segment_of(&app, &other).await.get_object_id("_id").unwrap();
+        for hint in [doc! { "$set": { "content.segment": others } }, doc! { "$unset": { "content.segment": 1 } }] {
+            let files = db.collection::<Document>("file_registry");
+            assert_eq!(files.update_one(doc! { "file": id }, hint).await.unwrap().modified_count, 1, "{way}");
+            assert!(app.content(&file).await == prose(9000, 1), "{way}");
+            assert_eq!(app.range(&file, 100..200).await, prose(9000, 1)[100..200], "{way}");
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::store::chunks::{only_payload, payloads};
 use crate::store::group::{self, Group};
 use crate::store::limit::Within;
 use crate::store::schema::chunks_of;
-use crate::store::{Store, StoreError, StoreResult};
+use crate::store::{Id, Store, StoreError, StoreResult};
 
 /// Chunk bytes asked for at once. A single reply is cut silently at 16 MiB.
 const WINDOW_LEN: u64 = 2 << 20;
@@ -33,7 +33,7 @@ pub(in crate::store) struct SmallChunk {
 }
 
 /// Chunks up to this long are read together with others.
-const SMALL_CHUNK_LEN: u64 = 64 << 10;
+pub const SMALL_CHUNK_LEN: u64 = 64 << 10;
 /// Bytes of small chunks read together.
 const GROUP_LEN: usize = 2 << 20;
 
@@ -116,6 +116,16 @@ impl Store {
             payload.slice(from as usize..to as usize)
         };
         Ok(window.zip(payloads).map(trim).collect())
+    }
+
+    /// The only chunk of a file of ours, known to be small; asks together with others who ask now.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when it is not there, not of this length or not the only one.
+    pub async fn find_only_chunk(&self, bucket: String, files_id: Id, len: u64) -> StoreResult<Bytes> {
+        let payload = self.find_small_chunk(SmallChunk { bucket, files_id: files_id.into(), len }).await?;
+        metrics::read(1, len);
+        Ok(payload)
     }
 
     async fn find_small_chunk(&self, small: SmallChunk) -> StoreResult<Bytes> {
