@@ -70,16 +70,18 @@ impl Files {
         let ContentDoc { segment, bucket, stored_size, .. } = &doc.content;
         let hint = segment.filter(|_| is_wanted);
         let chunk = hint.map(|segment| self.find_only_chunk(bucket.clone(), segment, *stored_size));
-        let (chunk, opened) = tokio::join!(OptionFuture::from(chunk), self.open_doc(doc));
-        let mut opened = match opened {
+        let chunk = async { Ok(OptionFuture::from(chunk).await.flatten()) };
+        let opened = match tokio::try_join!(chunk, self.open_doc(doc)) {
             Err(error) if error.code == ErrorCode::Damaged => {
                 // Between two reads a delete takes the keys away: then the file is gone, not damaged.
                 self.find(principal, Action::Download, file).await?;
                 return Err(error);
             }
-            opened => opened?,
+            both => {
+                let (only_chunk, opened) = both?;
+                OpenedFile { only_chunk, ..opened }
+            }
         };
-        opened.only_chunk = chunk.flatten();
         opened.unlock(customer_key)
     }
 
