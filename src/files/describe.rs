@@ -216,7 +216,8 @@ impl Files {
 fn only_small(segments: &[SegmentDoc]) -> Option<&SegmentDoc> {
     let [segment] = segments else { return None };
     let most = (SMALL_CHUNK_LEN as i64).min(segment.chunk_size.into());
-    ((1..=most).contains(&segment.stored_len) && segment.files_id.is_none()).then_some(segment)
+    let is_small = segment.len > 0 && segment.stored_len <= most;
+    (is_small && segment.files_id.is_none()).then_some(segment)
 }
 
 /// So many seconds later.

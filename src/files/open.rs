@@ -1,5 +1,5 @@
-//! The first half of a download: permit, load, verify the manifest. Reads no chunk; `read.rs` does, once the
-//! caller, who knows the request, has decided about preconditions and ranges.
+//! The first half of a download: permit, load, verify the manifest. Reads no chunk but a small file's only one, early;
+//! `read.rs` reads, once the caller, who knows the request, has decided about preconditions and ranges.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -64,11 +64,11 @@ impl Files {
         principal: &Principal,
         file: Id,
         customer_key: Option<Key>,
-        is_wanted: bool,
+        wants_bytes: bool,
     ) -> Result<OpenedFile> {
         let doc = self.find(principal, Action::Download, file).await?;
         let ContentDoc { segment, bucket, stored_size, .. } = &doc.content;
-        let hint = segment.filter(|_| is_wanted);
+        let hint = segment.filter(|_| wants_bytes);
         let chunk = hint.map(|segment| self.find_only_chunk(bucket.clone(), segment, *stored_size));
         let chunk = async { Ok(OptionFuture::from(chunk).await.flatten()) };
         let opened = match tokio::try_join!(chunk, self.open_doc(doc)) {
@@ -87,8 +87,10 @@ impl Files {
 
     /// None also where it could not be read: whoever reads the file asks again and tells why.
     async fn find_only_chunk(&self, bucket: String, segment: Id, len: i64) -> Option<OnlyChunk> {
-        let stored = self.store.find_only_chunk(bucket, segment, u64::try_from(len).ok()?).await.ok()?;
-        Some(OnlyChunk { segment, stored })
+        let stored = self.store.find_only_chunk(bucket, segment, u64::try_from(len).ok()?).await;
+        let stored =
+            stored.inspect_err(|error| tracing::debug!(%error, %segment, "could not read a small chunk early"));
+        Some(OnlyChunk { segment, stored: stored.ok()? })
     }
 
     /// Opens the file of a registry document.
@@ -193,9 +195,11 @@ impl OpenedFile {
     /// A span of a segment's stored bytes, where they are here already.
     pub(super) fn read_already(&self, segment: &SegmentDoc, span: &Range<u64>) -> Option<Bytes> {
         let OnlyChunk { segment: id, stored } = self.only_chunk.as_ref()?;
-        let is_whole = *id == segment.id && i64::try_from(stored.len()).is_ok_and(|len| len == segment.stored_len);
+        let is_there = segment.files_id.is_none() && segment.bucket == self.doc.content.bucket;
+        let is_whole = i64::try_from(stored.len()).is_ok_and(|len| len == segment.stored_len);
+        let is_its = *id == segment.id && is_there && is_whole;
         let span = usize::try_from(span.start).ok()?..usize::try_from(span.end).ok()?;
-        (is_whole && span.start <= span.end && span.end <= stored.len()).then(|| stored.slice(span))
+        (is_its && span.start <= span.end && span.end <= stored.len()).then(|| stored.slice(span))
     }
 
     pub(super) fn decoder(&self, segment: &SegmentDoc) -> Result<SegmentDecoder> {

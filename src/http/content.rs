@@ -9,8 +9,8 @@ use axum::response::Response;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, REFERRER_POLICY,
-    VARY, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RANGE,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -70,10 +70,12 @@ pub(super) async fn respond(
 ) -> Result<Response, Error> {
     let Caller { state, principal, request_id, customer_key } = caller;
     let Parts { method, headers, uri, .. } = head;
-    // Whoever has the content already may need no more than to know that it is the same.
+    // Whoever has the content already may need no more than to know that it is the same; and what several ranges take
+    // is told one by one.
     let may_have_it = [IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|name| headers.contains_key(name));
-    let is_wanted = method == Method::GET && !may_have_it;
-    let mut file = state.files.open(&principal, id, customer_key, is_wanted).await?;
+    let has_ranges = headers.get(RANGE).is_some_and(|ranges| ranges.as_bytes().contains(&b','));
+    let wants_bytes = method == Method::GET && !may_have_it && !has_ranges;
+    let mut file = state.files.open(&principal, id, customer_key, wants_bytes).await?;
     let reader = match (through, &principal.role) {
         (Some(_), _) => Reader::Guest,
         (None, Role::Link(_)) => Reader::Presigned,
@@ -228,7 +230,7 @@ impl Wanted {
 /// The stored coding, where the client accepts it and asks for the whole.
 fn negotiate(file: &OpenedFile, headers: &HeaderMap) -> Result<Option<EncodedContent>, Error> {
     let wants = |coding| accepts(headers, coding);
-    let is_partial = headers.contains_key(http::header::RANGE);
+    let is_partial = headers.contains_key(RANGE);
     if is_partial || !(wants(Coding::Zstd) || wants(Coding::Gzip)) {
         return Ok(None);
     }

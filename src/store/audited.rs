@@ -72,7 +72,7 @@ impl Store {
         collection: &str,
         filter: &Document,
         update: UpdateModifications,
-        makes: bool,
+        upserts: bool,
         audit: &AuditDoc,
     ) -> StoreResult<T> {
         let mut transaction = Transaction::new(self).await?;
@@ -82,7 +82,7 @@ impl Store {
                 let updated = self
                     .collection::<T>(collection)
                     .find_one_and_update(filter.clone(), update.clone())
-                    .upsert(makes)
+                    .upsert(upserts)
                     .return_document(ReturnDocument::After)
                     .session(&mut *session)
                     .await?

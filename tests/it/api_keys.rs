@@ -187,6 +187,7 @@ async fn pages_of_keys_show_every_key_once() {
     let (mut seen, mut path) = (Vec::new(), "/v1/admin/keys?limit=2".to_owned());
     loop {
         let page = send(app.get(&path)).await.expect(200);
+        assert_ne!(page["items"], json!([]), "an empty page");
         seen.extend(page["items"].as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap().to_owned()));
         let Some(next) = page["nextCursor"].as_str() else { break };
         path = format!("/v1/admin/keys?limit=2&cursor={next}");

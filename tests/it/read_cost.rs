@@ -157,6 +157,8 @@ async fn a_small_file_is_two_round_trips() {
     let own = OwnMongod::fallible().await;
     let app = TestApp::start_at(&own.uri(), "small".to_owned(), |_| {}).await;
     let file = app.put("name=a", "application/octet-stream", noise(4096, 1)).await;
+    // So that the credential is known.
+    assert!(app.content(&file).await == noise(4096, 1));
     own.fail(1_000_000, doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 300 }).await;
     let begun = Instant::now();
     assert!(app.content(&file).await == noise(4096, 1));
@@ -176,6 +178,8 @@ async fn a_small_chunk_is_read_early_only_where_it_is_wanted_and_only_if_it_is_t
         let other = app.put(&query, "text/plain", prose(9000, 2)).await;
         assert_eq!(cost(&app, &file, &[]).await.counted, 1, "{way}");
         assert_eq!(cost(&app, &file, &[("range", "bytes=7-8")]).await.counted, 1, "{way}");
+        let several = cost(&app, &file, &[("range", "bytes=0-9,-10")]).await;
+        assert_eq!(several.chunks, several.counted, "{way}");
 
         profiler::start(&db).await;
         let path = content_path(&file);
@@ -188,10 +192,13 @@ async fn a_small_chunk_is_read_early_only_where_it_is_wanted_and_only_if_it_is_t
 
         let id = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
         let others = segment_of(&app, &other).await.get_object_id("_id").unwrap();
-        for hint in [doc! { "$set": { "content.segment": others } }, doc! { "$unset": { "content.segment": 1 } }] {
+        let (wrong, none) =
+            (doc! { "$set": { "content.segment": others } }, doc! { "$unset": { "content.segment": 1 } });
+        for (hint, counted) in [(wrong, 2), (none, 1)] {
             let files = db.collection::<Document>("file_registry");
             assert_eq!(files.update_one(doc! { "file": id }, hint).await.unwrap().modified_count, 1, "{way}");
             assert!(app.content(&file).await == prose(9000, 1), "{way}");
+            assert_eq!(cost(&app, &file, &[]).await.counted, counted, "{way}");
             assert_eq!(app.range(&file, 100..200).await, prose(9000, 1)[100..200], "{way}");
         }
     }

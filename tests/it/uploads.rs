@@ -673,6 +673,7 @@ async fn open_uploads_are_listed_newest_first_and_page_by_page() {
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = send(app.get(&format!("/v1/uploads?limit=2{cursor}"))).await.expect(200);
+        assert_ne!(page["items"], json!([]), "an empty page");
         seen.extend(page["items"].as_array().unwrap().iter().map(|upload| upload["id"].clone()));
         let Some(next) = page["nextCursor"].as_str() else { break };
         cursor = format!("&cursor={next}");

@@ -121,7 +121,7 @@ impl Store {
     /// The only chunk of a file of ours, known to be small; asks together with others who ask now.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] when it is not there, not of this length or not the only one.
+    /// [`StoreError::Damaged`] when it is not there, not of this length or not the only one; the database's own.
     pub async fn find_only_chunk(&self, bucket: String, files_id: Id, len: u64) -> StoreResult<Bytes> {
         let payload = self.find_small_chunk(SmallChunk { bucket, files_id: files_id.into(), len }).await?;
         metrics::read(1, len);
