@@ -238,14 +238,17 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || {
             Error::new(ErrorCode::MethodNotAllowed, "See the Allow header for what this path offers.")
         })
-        .layer(from_fn_with_state(state.clone(), content_host::confine))
-        .layer(from_fn(guard::refuse_ambiguous_framing))
-        .layer(from_fn_with_state(state.clone(), denied::record))
-        .layer(from_fn_with_state(state.clone(), limits::admit))
-        .layer(CatchPanicLayer::custom(problem::from_panic))
-        .layer(from_fn_with_state(state.clone(), problem::render))
-        .layer(from_fn_with_state(state.clone(), cors::answer))
-        .layer(from_fn(tus::label))
-        .layer(from_fn(metrics::count))
+        // Outermost first. As one: each call of `layer` puts all routes into boxes, which each layer around them clones.
+        .layer((
+            from_fn(metrics::count),
+            from_fn(tus::label),
+            from_fn_with_state(state.clone(), cors::answer),
+            from_fn_with_state(state.clone(), problem::render),
+            CatchPanicLayer::custom(problem::from_panic),
+            from_fn_with_state(state.clone(), limits::admit),
+            from_fn_with_state(state.clone(), denied::record),
+            from_fn(guard::refuse_ambiguous_framing),
+            from_fn_with_state(state.clone(), content_host::confine),
+        ))
         .with_state(state)
 }

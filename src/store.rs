@@ -27,6 +27,7 @@ pub mod presign;
 pub mod reclaim;
 pub mod registry;
 pub mod rekey;
+pub mod row_copy;
 pub mod runs;
 pub mod schema;
 pub mod segments;
@@ -244,10 +245,9 @@ pub fn spread_id() -> Id {
     Id::from_bytes(crate::random::bytes())
 }
 
-/// Where requests meet that look one document up. What they look for lies in the database's memory as a rule: then a
-/// second group at once would wait for nothing but the processor, and both would be smaller.
+/// Where requests meet that look one document up.
 fn look_ups<I: Send + 'static, O: Send + 'static>() -> Group<I, O> {
-    Group::of_reads(64, |_| 1, Duration::from_millis(5))
+    Group::of_reads(64, |_| 1, group::READ_PATIENCE)
 }
 
 /// The result of a database operation.

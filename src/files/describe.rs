@@ -17,6 +17,7 @@ use crate::store::gridfs::FilesDocument;
 use crate::store::gridfs::read::SMALL_CHUNK_LEN;
 use crate::store::gridfs::write::WrittenChunks;
 use crate::store::registry::{ContentDoc, FileDoc, RetentionDoc};
+use crate::store::row_copy::RowCopy;
 use crate::store::segments::{Pending, SegmentDoc, State, binary};
 use crate::store::uploads::UploadEnd;
 use crate::store::{Binary, DateTime, Id, doc};
@@ -189,10 +190,12 @@ impl Files {
             sha256: digest.bound,
             segments: &lines,
         };
+        let row = RowCopy::of(segments);
         Ok(ContentDoc {
             size: segments.iter().map(|segment| segment.len).sum(),
             stored_size: segments.iter().map(|segment| segment.stored_len).sum(),
-            segment: only_small(segments).map(|segment| segment.id),
+            segment: only_small(segments).filter(|_| row.is_none()).map(|segment| segment.id),
+            row,
             bucket: first.bucket.clone(),
             codec: first.codec.clone(),
             level: first.level,

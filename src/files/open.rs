@@ -25,7 +25,7 @@ use crate::store::{Id, StoreError};
 pub struct OpenedFile {
     pub(super) files: Files,
     /// The registry document.
-    pub doc: FileDoc,
+    pub doc: Arc<FileDoc>,
     /// Plaintext bytes.
     pub plain_len: u64,
     /// Of the plaintext; none while a client's key is needed to know it.
@@ -98,7 +98,10 @@ impl Files {
     /// # Errors
     /// `damaged` when the manifest does not verify.
     pub async fn open_doc(&self, doc: FileDoc) -> Result<OpenedFile> {
-        let segments = self.store.find_segments(doc.blob).await.map_err(|e| e.doing("look the segments up"))?;
+        let segments = match doc.copied_row() {
+            Some(row) => vec![row],
+            None => self.store.find_segments(doc.blob).await.map_err(|e| e.doing("look the segments up"))?,
+        };
         self.assemble(doc, segments)
     }
 
@@ -133,7 +136,7 @@ impl Files {
         if end != doc.content.size {
             return Err(Error::damaged("open the file", "the segments do not make up the file"));
         }
-        let segments = segments.into();
+        let (doc, segments) = (Arc::new(doc), segments.into());
         Ok(OpenedFile { files: self.clone(), doc, plain_len, sha256, segments, only_chunk: None, customer_key: None })
     }
 

@@ -161,17 +161,27 @@ impl ReadPlan {
     /// `damaged`, `key_unavailable`, `unavailable`; later ones end the stream.
     pub async fn read(self) -> Result<ByteStream> {
         let Self { file, parts } = self;
-        let begun = stream::iter(runs(parts)).map(move |run| {
+        let mut runs = runs(parts);
+        if runs.len() <= 1 {
+            // Nothing to read ahead of.
+            let streams = file.begin(runs.pop().unwrap_or_default()).await;
+            return begin(stream::iter(streams).flatten().boxed()).await;
+        }
+        let begun = stream::iter(runs).map(move |run| {
             // A task of its own reads ahead while the run before it is consumed.
             let beginning = AbortOnDropHandle::new(tokio::spawn(file.clone().begin(run)));
             async move { beginning.await.map_err(|error| Error::internal("read the content", error)) }
         });
         let streams = begun.buffered(RUNS_AHEAD + 1).map_ok(|streams| stream::iter(streams).flatten());
-        let mut whole = streams.try_flatten().boxed();
-        match whole.next().await {
-            Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
-            None => Ok(whole),
-        }
+        begin(streams.try_flatten().boxed()).await
+    }
+}
+
+/// A stream whose first item is there, and no error.
+async fn begin(mut whole: ByteStream) -> Result<ByteStream> {
+    match whole.next().await {
+        Some(first) => Ok(stream::iter([Ok(first?)]).chain(whole).boxed()),
+        None => Ok(whole),
     }
 }
 

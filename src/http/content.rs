@@ -2,6 +2,7 @@
 //! content; HEAD is the same way without the bytes and without ranges.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
@@ -94,7 +95,7 @@ pub(super) async fn respond(
         rate: wanted.rate,
     };
     if let Some(name) = wanted.name {
-        file.doc.name = name;
+        Arc::make_mut(&mut file.doc).name = name;
     }
     let encoded = negotiate(&file, &headers)?;
     let representation = Representation::new(&state, &file, &answering, encoded.as_ref())?;

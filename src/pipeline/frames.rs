@@ -8,8 +8,8 @@ use futures::{Stream, StreamExt};
 
 use crate::format::frame::FrameBuf;
 
-/// Pieces shorter than this are gathered, so that a body sent byte by byte costs no more memory
-/// than its bytes.
+/// Pieces shorter than this are gathered, but for the first, which may be all there is: a body sent byte by byte costs
+/// no more memory than its bytes.
 const SMALL_PIECE_LEN: usize = 8 << 10;
 
 /// A queue of bytes.
@@ -28,8 +28,9 @@ impl Pieces {
 
     /// Appends a piece.
     pub fn push(&mut self, piece: Bytes) {
+        let is_first = self.len == 0;
         self.len += piece.len();
-        if piece.len() < SMALL_PIECE_LEN {
+        if piece.len() < SMALL_PIECE_LEN && !is_first {
             self.gathering.extend_from_slice(&piece);
             if self.gathering.len() >= SMALL_PIECE_LEN {
                 self.settle();

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Bson, RawDocumentBuf};
+use mongodb::bson::{Bson, RawDocument, RawDocumentBuf};
 use mongodb::raw_batch_cursor::RawBatch;
 
 use super::{StoreError, StoreResult};
@@ -128,8 +128,7 @@ impl AsRef<[u8]> for Reply {
 /// [`StoreError::Damaged`] for a missing, repeated, short or long chunk.
 pub fn payloads(batch: RawBatch, wanted: Range<u32>, expected_len: impl Fn(u32) -> u64) -> StoreResult<Vec<Bytes>> {
     let reply = Bytes::from_owner(Reply(batch));
-    let whole =
-        mongodb::bson::RawDocument::from_bytes(&reply).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let whole = RawDocument::from_bytes(&reply).map_err(|error| StoreError::Damaged(error.to_string()))?;
     let documents = whole
         .get_document("cursor")
         .and_then(|cursor| cursor.get_array("firstBatch"))
@@ -152,17 +151,17 @@ pub fn payloads(batch: RawBatch, wanted: Range<u32>, expected_len: impl Fn(u32) 
     if next == wanted.end { Ok(payloads) } else { Err(StoreError::Damaged(format!("chunk {next} is missing"))) }
 }
 
-/// A copy of the payload of a file's only chunk, which is among those of several files. A copy, so that a client
-/// that takes its time holds no other's bytes.
+/// The file that a chunk is of.
+pub fn owner(chunk: &RawDocument) -> Option<Bson> {
+    chunk.get("files_id").ok().flatten().and_then(|id| Bson::try_from(id).ok())
+}
+
+/// A copy of the payload of a file's only chunk, of those chunks that are its own. A copy, so that a client that takes
+/// its time holds no other's bytes.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] when there is none, or another, or one of another length.
-pub fn only_payload(chunks: &[RawDocumentBuf], files_id: &Bson, len: u64) -> StoreResult<Bytes> {
-    let is_own = |chunk: &&RawDocumentBuf| {
-        let owner = chunk.get("files_id").ok().flatten().and_then(|id| Bson::try_from(id).ok());
-        owner.as_ref() == Some(files_id)
-    };
-    let mut own = chunks.iter().filter(is_own);
+pub fn only_payload<'a>(mut own: impl Iterator<Item = &'a RawDocument>, len: u64) -> StoreResult<Bytes> {
     let (chunk, None) = (own.next(), own.next()) else {
         return Err(StoreError::Damaged("a chunk follows the last".into()));
     };

@@ -15,6 +15,10 @@ use super::{StoreError, StoreResult};
 /// Groups under way at once: with two, one is being made up while the other waits for the journal.
 const WORKERS: usize = 2;
 
+/// How long a group of reads may take before another is begun beside it. What is read together lies in the database's
+/// memory as a rule: then a second group at once would wait for nothing but the processor, and both would be smaller.
+pub(super) const READ_PATIENCE: Duration = Duration::from_millis(5);
+
 /// Where requests meet.
 pub(super) struct Group<I, O>(Arc<Shared<I, O>>);
 

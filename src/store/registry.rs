@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::audit::AuditDoc;
 use super::group;
 use super::limit::Within;
+use super::row_copy::RowCopy;
 use super::schema::{BLOBS, REGISTRY};
 use super::segments::State;
 use super::transaction::{StepError, Transaction};
@@ -31,7 +32,11 @@ pub struct ContentDoc {
     pub size: i64,
     /// Bytes in GridFS.
     pub stored_size: i64,
-    /// Its segment, where that is the only one and a small chunk: a hint, so that both can be looked for at once.
+    /// Where plain and in one segment: a copy of that one's row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<RowCopy>,
+    /// Without such a copy, its only segment, where that is one small chunk: a hint, so that both can be looked for at
+    /// once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<Id>,
     /// The bucket.
@@ -164,14 +169,20 @@ pub(super) struct Sought {
 
 impl Sought {
     /// The file, if it is among documents that were found for several.
-    fn among(&self, found: &[RawDocumentBuf]) -> StoreResult<Option<FileDoc>> {
-        let is_it = |document: &&RawDocumentBuf| {
-            document.get_object_id("file").is_ok_and(|file| file == self.file)
+    fn among(&self, found: &[(Id, RawDocumentBuf)]) -> StoreResult<Option<FileDoc>> {
+        let is_there = |document: &RawDocumentBuf| match document.get("expireAt") {
+            Ok(None) => true,
+            // What is no time is not one to come.
+            Ok(Some(at)) => at.as_datetime().is_some_and(|at| at > self.now),
+            Err(_) => false,
+        };
+        let is_it = |(file, document): &&(Id, RawDocumentBuf)| {
+            *file == self.file
                 && document.get_str("tenant").is_ok_and(|tenant| tenant == self.tenant)
-                && document.get_datetime("expireAt").map_or(true, |at| at > self.now)
+                && is_there(document)
         };
         let mut own = found.iter().filter(is_it);
-        let Some(document) = own.next() else { return Ok(None) };
+        let Some((_, document)) = own.next() else { return Ok(None) };
         let read = mongodb::bson::deserialize_from_slice(document.as_bytes());
         read.map(Some).map_err(|error| StoreError::from(mongodb::error::Error::from(error)))
     }
@@ -286,15 +297,22 @@ impl Store {
         group.iter().map(|sought| sought.among(&found)).collect()
     }
 
-    /// The documents of all files of a group, for whom of them it may be.
-    async fn find_documents(&self, group: &[Sought]) -> StoreResult<Vec<RawDocumentBuf>> {
+    /// The documents of all files of a group, for whom of them it may be, each with its file's id.
+    async fn find_documents(&self, group: &[Sought]) -> StoreResult<Vec<(Id, RawDocumentBuf)>> {
         let tenants: BTreeSet<_> = group.iter().map(|sought| sought.tenant.as_str()).collect();
-        let earliest = group.iter().map(|sought| sought.now).min().unwrap_or(DateTime::MIN);
-        let mut filter = visible(doc! { "$in": tenants.into_iter().collect::<Vec<_>>() }, earliest);
-        filter.insert("file", doc! { "$in": group.iter().map(|sought| sought.file).collect::<Vec<_>>() });
+        // Whose each is and whether it is expired is looked at once more for each of the group, and only there.
+        let filter = doc! {
+            "file": { "$in": group.iter().map(|sought| sought.file).collect::<Vec<_>>() },
+            "latest": true,
+            "tenant": { "$in": tenants.into_iter().collect::<Vec<_>>() },
+        };
         let registry = self.collection::<RawDocumentBuf>(REGISTRY);
         let found = registry.find(filter).max_time(self.query_timeout).within(self.limit).await?;
-        Ok(found.try_collect().within(self.limit).await?)
+        let documents: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
+        Ok(documents
+            .into_iter()
+            .filter_map(|document| Some((document.get_object_id("file").ok()?, document)))
+            .collect())
     }
 
     /// Whether there is no file at all.

@@ -50,7 +50,7 @@ impl State {
 }
 
 /// A wrapped data key as it is stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WrapDoc {
     v: i32,
     mode: String,
@@ -113,7 +113,7 @@ impl TryFrom<&WrapDoc> for WrappedKey {
 ///
 /// # Units
 /// Bytes; `off` and `len` of plaintext within the blob, `stored_len` and `chunk_size` as stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SegmentDoc {
     /// Also the GridFS file's id, unless `files_id` says otherwise.

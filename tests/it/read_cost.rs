@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use gridgate::jobs::fsck::fsck;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
@@ -156,16 +157,84 @@ async fn a_small_file_is_two_round_trips() {
     const ROUND_TRIP: Duration = Duration::from_millis(300);
     let own = OwnMongod::fallible().await;
     let app = TestApp::start_at(&own.uri(), "small".to_owned(), |_| {}).await;
-    let file = app.put("name=a", "application/octet-stream", noise(4096, 1)).await;
-    // So that the credential is known.
-    assert!(app.content(&file).await == noise(4096, 1));
-    own.fail(1_000_000, doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 300 }).await;
-    let begun = Instant::now();
-    assert!(app.content(&file).await == noise(4096, 1));
-    let trips = begun.elapsed().as_secs_f64() / ROUND_TRIP.as_secs_f64();
-    own.heal().await;
-    // The file, then its segment's row and its chunk at once.
-    assert!((2.0..3.0).contains(&trips), "{trips} round trips");
+    for (way, options) in WAYS {
+        let file = app.put(&format!("name=a&{options}"), "text/plain", prose(4096, 1)).await;
+        // So that the credential is known.
+        assert!(app.content(&file).await == prose(4096, 1), "{way}");
+        own.fail(1_000_000, doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 300 }).await;
+        let begun = Instant::now();
+        assert!(app.content(&file).await == prose(4096, 1), "{way}");
+        let trips = begun.elapsed().as_secs_f64() / ROUND_TRIP.as_secs_f64();
+        own.heal().await;
+        // The file, then its chunk; of what is encrypted, its segment's row at the same time.
+        assert!((2.0..3.0).contains(&trips), "{way}: {trips} round trips");
+    }
+}
+
+#[tokio::test]
+async fn plain_content_is_read_by_the_copy_of_its_row() {
+    let app = TestApp::start().await;
+    let db = app.mongo().await;
+    let (files, hidden) = (db.collection::<Document>("file_registry"), doc! { "$set": { "blob": ObjectId::new() } });
+    for (way, options) in WAYS {
+        for len in [0, 9000, 5 * MIB] {
+            let bytes = prose(len, 1);
+            let file = app.put(&format!("name=a&{options}"), "text/plain", bytes.clone()).await;
+            let id = doc! { "file": ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap() };
+            let row = segment_of(&app, &file).await;
+            profiler::start(&db).await;
+            assert!(app.content(&file).await == bytes, "{way}, {len}");
+            let finds = profiler::stop(&db, "segments").await;
+            assert_eq!(finds.len(), usize::from(options.starts_with("encrypt=true")), "{way}, {len}: {finds:?}");
+            if !finds.is_empty() {
+                let known = files.find_one(id).await.unwrap().unwrap();
+                assert!(!known.get_document("content").unwrap().contains_key("row"), "{way}: no key but in its row");
+                continue;
+            }
+            // Without a copy, by the row.
+            files.update_one(id.clone(), doc! { "$unset": { "content.row": 1 } }).await.unwrap();
+            assert!(app.content(&file).await == bytes, "{way}, {len}");
+            files.update_one(id.clone(), hidden.clone()).await.unwrap();
+            assert_eq!(app.get(&content_path(&file)).send().await.unwrap().status().as_u16(), 500, "{way}, {len}");
+            let blob = doc! { "$set": { "blob": row.get_object_id("blob").unwrap() } };
+            files.update_one(id, blob).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_says_otherwise_than_the_row_is_found_and_gives_no_wrong_bytes() {
+    let app = TestApp::start().await;
+    let db = app.mongo().await;
+    let files = db.collection::<Document>("file_registry");
+    let [file, other] =
+        [1, 2].map(|seed| app.put("name=a&encrypt=false&compress=zstd", "text/plain", prose(MIB, seed)));
+    let (file, other) = (file.await, segment_of(&app, &other.await).await);
+    let id = doc! { "file": ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap() };
+    let known = files.find_one(id.clone()).await.unwrap().unwrap();
+    let copied = |field: &str| other.get(if field == "segment" { "_id" } else { field }).unwrap().clone();
+    let changes = [
+        doc! { "content.row.segment": copied("segment") },
+        doc! { "content.row.commit": copied("commit") },
+        doc! { "content.row.seek": copied("seek") },
+        doc! { "content.row.frameLen": 1 << 16 },
+        doc! { "content.row.chunkSize": 1 << 16 },
+        doc! { "content.row.format": 2 },
+        doc! { "content.storedSize": 7_i64 },
+        doc! { "content.codec": "gzip" },
+    ];
+    for change in changes {
+        files.update_one(id.clone(), doc! { "$set": change.clone() }).await.unwrap();
+        let answer = app.get(&content_path(&file)).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let came = answer.bytes().await;
+        assert!(status == 500 || came.is_err() || came.is_ok_and(|came| came == prose(MIB, 1)), "{change}: {status}");
+        let report = fsck(&app.app.files).await.unwrap();
+        assert_eq!(report.mismatched.count, 1, "{change}: {report:?}");
+        files.replace_one(id.clone(), &known).await.unwrap();
+        assert!(app.content(&file).await == prose(MIB, 1), "{change}");
+    }
+    assert!(fsck(&app.app.files).await.unwrap().ok);
 }
 
 #[tokio::test]
@@ -173,6 +242,7 @@ async fn a_small_chunk_is_read_early_only_where_it_is_wanted_and_only_if_it_is_t
     let app = TestApp::start().await;
     let db = app.mongo().await;
     for (way, options) in WAYS {
+        let is_sealed = options.starts_with("encrypt=true");
         let query = format!("name=a&{options}");
         let file = app.put(&query, "text/plain", prose(9000, 1)).await;
         let other = app.put(&query, "text/plain", prose(9000, 2)).await;
@@ -190,6 +260,10 @@ async fn a_small_chunk_is_read_early_only_where_it_is_wanted_and_only_if_it_is_t
         let finds = profiler::stop(&db, &format!("{}.chunks", file["bucket"].as_str().unwrap())).await;
         assert!(finds.is_empty(), "{way}: {finds:?}");
 
+        if !is_sealed {
+            // By the copy of its row, which is no hint.
+            continue;
+        }
         let id = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
         let others = segment_of(&app, &other).await.get_object_id("_id").unwrap();
         let (wrong, none) =

@@ -57,8 +57,16 @@ struct Answer {
 }
 
 impl<'a> Victim<'a> {
-    /// Uploads a file of ten chunks or so, compressible to about a half.
+    /// Uploads a file, which is read by its segment's row: without the copy of that.
     async fn upload(app: &'a TestApp, form: &str, seed: u64) -> Self {
+        let mut victim = Self::with_copy(app, form, seed).await;
+        without_copy(&victim.db, victim.registry.get_object_id("file").unwrap()).await;
+        victim.registry.get_document_mut("content").unwrap().remove("row");
+        victim
+    }
+
+    /// Uploads a file of ten chunks or so, compressible to about a half.
+    async fn with_copy(app: &'a TestApp, form: &str, seed: u64) -> Self {
         let len = if form.contains("compress=none") { 9 * CHUNK + 77 } else { 18 * CHUNK + 77 };
         let bytes: Vec<u8> = if form.contains("compress=none") {
             noise(len, seed)
@@ -300,6 +308,34 @@ async fn a_tampered_segment_row_is_refused_and_never_gives_a_wrong_byte() {
 }
 
 #[tokio::test]
+async fn a_tampered_copy_of_a_row_is_refused_and_never_gives_a_wrong_byte() {
+    let app = start().await;
+    for form in FORMS.into_iter().filter(|form| form.contains("encrypt=false")) {
+        let victim = Victim::with_copy(&app, form, 6).await;
+        let other = Victim::with_copy(&app, form, 7).await;
+        let id = victim.registry.get_object_id("_id").unwrap();
+        let own = victim.row.get_str("codec").unwrap();
+        let codecs = ["identity", "zstd", "gzip"].into_iter().filter(|codec| *codec != own);
+        let rows = changes_of_the_row(&victim, &other);
+        let changes = rows.iter().filter_map(|update| in_the_copy(update.get_document("$set").unwrap()));
+        let of_other = other.registry.get_document("content").unwrap().get("row").unwrap().clone();
+        let changes = changes.chain(codecs.map(|codec| doc! { "content.codec": codec }));
+        let changes: Vec<_> = changes.chain([doc! { "content.row": of_other }]).collect();
+        assert!(changes.len() > 30, "{}", changes.len());
+        for change in changes {
+            let what = format!("{form}: {change}");
+            victim.update("file_registry", id, doc! { "$set": change }).await;
+            victim.assert_refused(&what).await;
+            victim.exact_ranges_of_a_few(&what).await;
+            victim.restore().await;
+        }
+        victim.documents("segments").delete_one(doc! { "_id": victim.segment() }).await.unwrap();
+        assert!(app.content(&victim.file).await == victim.bytes, "{form}: by the copy");
+        victim.restore().await;
+    }
+}
+
+#[tokio::test]
 async fn another_codec_in_the_row_is_refused_or_means_the_same_bytes() {
     let app = start().await;
     for form in FORMS {
@@ -340,23 +376,34 @@ async fn a_compressed_file_is_never_given_out_as_an_encoding_of_its_content() {
         let row = one(&db, "segments", segment.clone()).await;
         assert_eq!(row.get_str("codec").unwrap(), "identity");
         let stored_len = row.get_i64("storedLen").unwrap();
-        let segments = db.collection::<Document>("segments");
+        let (files, segments) = (db.collection::<Document>("file_registry"), db.collection::<Document>("segments"));
         let chunks = db.collection::<Document>(&format!("{}.chunks", row.get_str("bucket").unwrap()));
         let of_file = doc! { "files_id": row.get_object_id("_id").unwrap() };
         let last = chunks.find_one(of_file).sort(doc! { "n": -1 }).await.unwrap().unwrap();
         let last_id = doc! { "_id": last.get("_id").unwrap() };
         let ask = || app.get(&content_path(&file)).header("accept-encoding", codec).send();
-        // Without a tail, and with one as long as the seek table a zstd segment ends with.
+        // Without a tail, and with one as long as the seek table a zstd segment ends with; in the copy of the row, and in
+        // the row.
         let frames = bytes.len().div_ceil(row.get_i32("frameLen").unwrap() as usize);
-        for tail_len in [0, 8 + 8 * frames + 9] {
+        let tail_lens = [0, 8 + 8 * frames + 9];
+        for (tail_len, is_copied) in
+            tail_lens.map(|len| (len, true)).into_iter().chain(tail_lens.map(|len| (len, false)))
+        {
             let change = doc! { "codec": codec, "storedLen": stored_len + tail_len as i64 };
-            segments.update_one(segment.clone(), doc! { "$set": change }).await.unwrap();
+            if is_copied {
+                let change = in_the_copy(&change).unwrap();
+                files.update_one(doc! { "file": id }, doc! { "$set": change }).await.unwrap();
+            } else {
+                without_copy(&db, id).await;
+                segments.update_one(segment.clone(), doc! { "$set": change }).await.unwrap();
+            }
             let data = [last.get_binary_generic("data").unwrap().as_slice(), &vec![0; tail_len]].concat();
             chunks.update_one(last_id.clone(), doc! { "$set": { "data": binary(data) } }).await.unwrap();
             let answer = ask().await.unwrap();
             let what = format!("{codec}, {tail_len}: {:?}", answer.headers().get("content-encoding"));
             assert_eq!(answer.status().as_u16(), 500, "{what}");
             segments.replace_one(segment.clone(), &row).await.unwrap();
+            files.replace_one(doc! { "file": id }, &registry).await.unwrap();
             chunks.replace_one(last_id.clone(), &last).await.unwrap();
         }
         let answer = ask().await.unwrap();
@@ -503,6 +550,7 @@ async fn an_empty_file_with_a_tampered_row_is_refused() {
         assert_eq!(app.content(&file).await, b"");
         let db = app.mongo().await;
         let id = Id::parse_str(file["id"].as_str().unwrap()).unwrap();
+        without_copy(&db, id).await;
         let registry = one(&db, "file_registry", doc! { "file": id }).await;
         for change in [doc! { "len": 5_i64 }, doc! { "commit": binary([0; 32]) }] {
             let segment = doc! { "blob": registry.get_object_id("blob").unwrap() };
@@ -528,6 +576,12 @@ impl Victim<'_> {
 async fn remove_chunk(victim: &Victim<'_>, n: i32) {
     let at = doc! { "files_id": victim.segment(), "n": n };
     assert_eq!(victim.documents("files.chunks").delete_one(at).await.unwrap().deleted_count, 1);
+}
+
+/// Takes the copy of its row from a file that has one.
+async fn without_copy(db: &Database, file: Id) {
+    let (file, unset) = (doc! { "file": file }, doc! { "$unset": { "content.row": "" } });
+    db.collection::<Document>("file_registry").update_one(file, unset).await.unwrap();
 }
 
 async fn one(db: &Database, collection: &str, filter: Document) -> Document {
@@ -584,6 +638,18 @@ fn changes_of_the_row(victim: &Victim<'_>, other: &Victim<'_>) -> Vec<Document> 
     changes.push(doc! { "storedLen": i64::MAX, "chunkSize": 1 });
     changes.push(doc! { "codec": "brotli" });
     changes.into_iter().map(|fields| doc! { "$set": fields }).collect()
+}
+
+/// The same change of a copy of the row, where that has the fields.
+fn in_the_copy(change: &Document) -> Option<Document> {
+    let place = |field: &str| match field {
+        "seek" | "commit" | "frameLen" | "format" | "chunkSize" => Some(format!("content.row.{field}")),
+        "bucket" | "codec" => Some(format!("content.{field}")),
+        "len" => Some("content.size".to_owned()),
+        "storedLen" => Some("content.storedSize".to_owned()),
+        _ => None,
+    };
+    change.iter().map(|(field, value)| Some((place(field)?, value.clone()))).collect()
 }
 
 /// Changes of what unlocks the bytes, down to "not encrypted".

@@ -58,6 +58,7 @@ impl Check<'_> {
         match self.files.store.find_segments(file.blob).await {
             Err(error) if error.is_transient() => Err(error),
             Err(_) => Ok(Some("has segments that cannot be read".to_owned())),
+            Ok(segments) if !file.copies(&segments) => Ok(Some("has a copy of its row that says otherwise".to_owned())),
             Ok(segments) => Ok(self.files.assemble(file, segments).err().map(|error| {
                 let cause = error.cause.map_or_else(|| error.detail.into_owned(), |cause| cause.to_string());
                 format!("does not open: {cause}")

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,7 +11,7 @@ use mongodb::bson::{Bson, RawDocumentBuf, doc};
 
 use super::GridFile;
 use crate::metrics;
-use crate::store::chunks::{only_payload, payloads};
+use crate::store::chunks::{only_payload, owner, payloads};
 use crate::store::group::{self, Group};
 use crate::store::limit::Within;
 use crate::store::schema::chunks_of;
@@ -40,7 +39,7 @@ const GROUP_LEN: usize = 2 << 20;
 /// Where reads of small files meet.
 pub(in crate::store) fn small_chunks() -> Group<SmallChunk, StoreResult<Bytes>> {
     // Even the smallest have documents around them, and who waits for them.
-    Group::of_reads(GROUP_LEN, |small| (small.len as usize).max(GROUP_LEN / 64), Duration::ZERO)
+    Group::of_reads(GROUP_LEN, |small| (small.len as usize).max(GROUP_LEN / 64), group::READ_PATIENCE)
 }
 
 impl SmallChunk {
@@ -84,11 +83,17 @@ impl Store {
         stream::iter(windows)
             .map(move |window| {
                 let (store, file, span) = (store.clone(), Arc::clone(&file), span.clone());
-                // A task of its own takes the reply off the connection while the consumer pauses.
-                let reading = tokio::spawn(async move { store.read_window(&file, window, &span).await });
-                reading.map(|read| {
+                let is_small = SmallChunk::of(&file, &window).is_some();
+                let reading = async move { store.read_window(&file, window, &span).await };
+                if is_small {
+                    return reading.left_future();
+                }
+                // A task of its own takes the reply off the connection while the consumer pauses. Small chunks are read
+                // in such a one anyway.
+                let reading = tokio::spawn(reading).map(|read| {
                     read.unwrap_or_else(|error| Err(StoreError::Damaged(format!("a read task ended: {error}"))))
-                })
+                });
+                reading.right_future()
             })
             .buffered(WINDOWS_AHEAD + 1)
             .map_ok(|payloads| stream::iter(payloads.into_iter().map(Ok)))
@@ -146,15 +151,18 @@ impl Store {
             buckets.into_iter().map(async |(bucket, ids)| (bucket, self.find_first_chunks(bucket, ids).await));
         let replies: BTreeMap<_, _> = futures::future::join_all(replies).await.into_iter().collect();
         let payload = |small: &SmallChunk| match replies.get(small.bucket.as_str()) {
-            Some(Ok(chunks)) => only_payload(chunks, &small.files_id, small.len),
+            Some(Ok(chunks)) => {
+                let own = chunks.iter().filter(|(owner, _)| *owner == small.files_id);
+                only_payload(own.map(|(_, chunk)| chunk.as_ref()), small.len)
+            }
             Some(Err(error)) => Err(error.clone()),
             None => group::lost(),
         };
         group.iter().map(payload).collect()
     }
 
-    /// The first chunks of files, and the second ones that none of them should have.
-    async fn find_first_chunks(&self, bucket: &str, ids: Vec<&Bson>) -> StoreResult<Vec<RawDocumentBuf>> {
+    /// The first chunks of files, and the second ones that none of them should have, each with the file it is of.
+    async fn find_first_chunks(&self, bucket: &str, ids: Vec<&Bson>) -> StoreResult<Vec<(Bson, RawDocumentBuf)>> {
         let limit = u32::try_from(2 * ids.len()).unwrap_or(u32::MAX);
         let found = self
             .data
@@ -166,7 +174,8 @@ impl Store {
             .max_time(self.limit)
             .within(self.limit)
             .await?;
-        Ok(found.try_collect().within(self.limit).await?)
+        let chunks: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
+        Ok(chunks.into_iter().filter_map(|chunk| Some((owner(&chunk)?, chunk))).collect())
     }
 
     async fn find_window(&self, file: &GridFile, window: &Range<u64>) -> StoreResult<Vec<Bytes>> {

@@ -170,6 +170,7 @@ impl Store {
             .collection::<RawDocumentBuf>(REGISTRY)
             .find(filter)
             .sort(doc! { key: sign, "_id": sign })
+            .projection(doc! { "content.row": 0 })
             .limit(query.limit)
             .max_time(self.query_timeout)
             .within(self.limit)
