@@ -19,7 +19,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorCode};
 use crate::format::key_wrap::{WrapMode, WrappedKey};
+use crate::store::import::parse;
+use crate::store::rows::RowPlace;
 use crate::store::segments::SegmentDoc;
+use crate::store::{RawDocumentBuf, StoreError};
 use archive::{ArchiveSink, ArchiveSource};
 use directory::{DirectorySink, DirectorySource};
 use parts::{Sink, Source};
@@ -90,6 +93,12 @@ fn writing(path: &Path) -> impl Fn(std::io::Error) -> Error {
 fn reading(path: &Path) -> impl Fn(std::io::Error) -> Error {
     let path = path.display().to_string();
     move |error| unsound(format!("{path}: {error}"))
+}
+
+/// The segment's row that a document of a collection is or holds.
+fn row_in(collection: &str, document: &RawDocumentBuf) -> Result<Option<SegmentDoc>, StoreError> {
+    let Some(place) = RowPlace::ALL.into_iter().find(|place| place.collection() == collection) else { return Ok(None) };
+    place.row(document)?.map(|row| parse(&row.to_owned())).transpose()
 }
 
 /// The key-encryption key that a segment needs from the keyring.

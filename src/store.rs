@@ -28,6 +28,7 @@ pub mod reclaim;
 pub mod registry;
 pub mod rekey;
 pub mod row_copy;
+pub mod rows;
 pub mod runs;
 pub mod schema;
 pub mod segments;
@@ -62,7 +63,7 @@ use gridfs::read::SmallChunk;
 use group::Group;
 use limit::Within;
 use registry::{FileDoc, Sought};
-use segments::SegmentDoc;
+use rows::RowGroups;
 use upload_memory::UploadMemory;
 
 use crate::error::{Error, ErrorCode};
@@ -240,11 +241,6 @@ pub fn new_id() -> Id {
     Id::from_bytes(id)
 }
 
-/// A fresh id that is random all over, for what may be spread over shards by it.
-pub fn spread_id() -> Id {
-    Id::from_bytes(crate::random::bytes())
-}
-
 /// Where requests meet that look one document up.
 fn look_ups<I: Send + 'static, O: Send + 'static>() -> Group<I, O> {
     Group::of_reads(64, |_| 1, group::READ_PATIENCE)
@@ -263,7 +259,7 @@ pub struct Store {
     upload_memory: Arc<UploadMemory>,
     commits: Group<Commit, (Commit, StoreResult<()>)>,
     files: Group<Sought, StoreResult<Option<FileDoc>>>,
-    segments: Group<Id, StoreResult<Vec<SegmentDoc>>>,
+    rows: RowGroups,
     small_chunks: Group<SmallChunk, StoreResult<Bytes>>,
 }
 
@@ -300,7 +296,7 @@ impl Store {
             upload_memory: Arc::new(UploadMemory::new(budget_len, settings.credential_budget_percent)),
             commits: commit::commits(),
             files: look_ups(),
-            segments: look_ups(),
+            rows: RowGroups::new(),
             small_chunks: gridfs::read::small_chunks(),
         })
     }

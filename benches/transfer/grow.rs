@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use gridgate::store::rows::segment_id;
 use mongodb::Database;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::spec::BinarySubtype;
@@ -22,7 +23,7 @@ const FOLDERS: usize = 100;
 
 /// The documents of one file, by collection.
 struct Model {
-    documents: [(String, Document); 6],
+    documents: [(String, Document); 5],
 }
 
 /// Fills the database with so many copies of the one file that is in it.
@@ -45,16 +46,16 @@ impl Model {
             let found = database.collection::<Document>(collection).find_one(filter).await?;
             Ok((collection.to_owned(), found.ok_or_else(|| format!("{collection} is empty"))?))
         };
-        let segment = one("segments", doc! {}).await?;
-        let (id, bucket) = (segment.1.get_object_id("_id")?, segment.1.get_str("bucket")?.to_owned());
+        let blob = one("blobs", doc! {}).await?;
+        let segment = blob.1.get_document("segment")?;
+        let (id, bucket) = (segment.get_object_id("_id")?, segment.get_str("bucket")?.to_owned());
         let documents = [
             // First: a sweep would condemn a blob that nothing names.
             one("file_registry", doc! {}).await?,
-            one("blobs", doc! {}).await?,
+            blob,
             one(&format!("{bucket}.chunks"), doc! { "files_id": id }).await?,
             one(&format!("{bucket}.files"), doc! { "_id": id }).await?,
             one("audit", doc! { "action": "file.put" }).await?,
-            segment,
         ];
         Ok(Self { documents })
     }
@@ -62,12 +63,12 @@ impl Model {
     /// Inserts those of these numbers, as if all together had come one after the other in the last year.
     async fn insert(&self, database: &Database, numbers: Range<usize>, files: usize, mut dice: Dice) -> Outcome<()> {
         let begun = SystemTime::now().duration_since(UNIX_EPOCH)? - YEAR;
-        let mut batches: [Vec<Document>; 6] = Default::default();
+        let mut batches: [Vec<Document>; 5] = Default::default();
         for n in numbers {
             let at = begun + YEAR.mul_f64(n as f64 / files as f64);
             let (made, content) = (DateTime::from_millis(at.as_millis() as i64), dice.roll());
             let [blob, file, entry] = [(); 3].map(|()| new_id(at, &mut dice));
-            let [segment, chunk] = [(); 2].map(|()| spread_id(&mut dice));
+            let (segment, chunk) = (segment_id(blob), spread_id(&mut dice));
             let name = format!("{:016x}-{n}.bin", dice.roll());
             let look_up: Vec<u8> = (0..4).flat_map(|_| dice.roll().to_be_bytes()).collect();
             let look_up = Binary { subtype: BinarySubtype::Generic, bytes: look_up };
@@ -80,13 +81,16 @@ impl Model {
                 doc! { "_id": chunk, "files_id": segment },
                 doc! { "_id": segment, "filename": &name, "uploadDate": made },
                 doc! { "_id": entry, "file": file, "at": made },
-                doc! { "_id": segment, "blob": blob },
             ];
             for ((batch, (_, model)), change) in batches.iter_mut().zip(&self.documents).zip(changes) {
                 let mut copy = model.clone();
                 copy.extend(change);
                 if let Ok(facts) = copy.get_document_mut("content") {
                     facts.insert("size", (content % (1 << 30)) as i64);
+                    facts.get_document_mut("row")?.insert("segment", segment);
+                }
+                if let Ok(row) = copy.get_document_mut("segment") {
+                    row.extend(doc! { "_id": segment, "blob": blob });
                 }
                 batch.push(copy);
             }

@@ -11,16 +11,14 @@ use tokio::task::JoinHandle;
 
 use super::manifest::{Manifest, Part};
 use super::parts::{Batch, Source, read_part};
-use super::{Place, Progress, READING, Tell, kid_of, unsound};
+use super::{Place, Progress, READING, Tell, kid_of, row_in, unsound};
 use crate::error::{Error, ErrorCode};
 use crate::failpoint;
 use crate::format::key::Key;
 use crate::keyring::KeyRing;
 use crate::store::guards::{Guard, RestoreStart};
-use crate::store::import::parse;
 use crate::store::keys::KeyRecords;
-use crate::store::schema::{KEYS, SEGMENTS};
-use crate::store::segments::SegmentDoc;
+use crate::store::schema::KEYS;
 use crate::store::{RawDocumentBuf, Store, StoreError};
 
 /// Batches between reading and inserting.
@@ -184,9 +182,7 @@ impl Import<'_> {
 
     async fn insert(&mut self, batch: Batch) -> Result<(), Error> {
         self.guard.check().map_err(failed)?;
-        if batch.collection == SEGMENTS {
-            self.check_keys(&batch)?;
-        }
+        self.check_keys(&batch)?;
         let bucket = batch.collection.strip_suffix(".files").or(batch.collection.strip_suffix(".chunks"));
         if let Some(bucket) = bucket.filter(|bucket| !self.buckets.contains(*bucket)) {
             self.store.ensure_bucket(bucket).await.map_err(failed)?;
@@ -201,7 +197,7 @@ impl Import<'_> {
     /// Whether the ring has every key that the segments need.
     fn check_keys(&self, batch: &Batch) -> Result<(), Error> {
         for document in &batch.documents {
-            let segment: SegmentDoc = parse(document).map_err(failed)?;
+            let Some(segment) = row_in(&batch.collection, document).map_err(failed)? else { continue };
             if let Some(kid) = kid_of(&segment)?.filter(|kid| !self.ring.has(kid)) {
                 let detail =
                     format!("Files of the backup are encrypted under the key {kid:?}, which is not in the keyring.");

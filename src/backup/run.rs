@@ -10,16 +10,14 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::manifest::{BACKUP_FORMAT, MANIFEST, Manifest, Part};
 use super::parts::{Batch, PartWriter, Sink};
 use super::spool::Spool;
-use super::{Place, Progress, Tell, WRITING, kid_of};
+use super::{Place, Progress, Tell, WRITING, kid_of, row_in};
 use crate::error::{Error, ErrorCode};
 use crate::failpoint;
 use crate::files::Files;
 use crate::store::gridfs::GridFile;
 use crate::store::gridfs::export::{ChunkWindow, WindowPlan};
 use crate::store::guards::Guard;
-use crate::store::import::parse;
-use crate::store::schema::{COLLECTIONS, KEYS, Keeping, SEGMENTS, chunks_of, files_of};
-use crate::store::segments::SegmentDoc;
+use crate::store::schema::{COLLECTIONS, KEYS, Keeping, chunks_of, files_of};
 use crate::store::{DateTime, RawDocumentBuf, StoreError};
 
 /// Batches between reading and writing.
@@ -158,9 +156,8 @@ impl Run<'_> {
                     let roots = documents.iter().filter_map(|record| record.get_document("enc").ok());
                     kids.extend(roots.filter_map(|enc| enc.get_str("kid").ok().map(str::to_owned)));
                 }
-                if collection == SEGMENTS {
-                    for document in &documents {
-                        let segment: SegmentDoc = parse(document).map_err(failed)?;
+                for document in &documents {
+                    if let Some(segment) = row_in(collection, document).map_err(failed)? {
                         kids.extend(kid_of(&segment)?);
                         spool.push(segment.grid_file().map_err(failed)?)?;
                     }

@@ -17,6 +17,7 @@ use crate::format::manifest::{Manifest, ManifestSegment, Protection};
 use crate::format::seal::{SegmentHeader, SegmentKey};
 use crate::format::segment::{SegmentDecoder, SegmentFacts};
 use crate::store::registry::{ContentDoc, FileDoc};
+use crate::store::rows::RowPlace;
 use crate::store::segments::{SegmentDoc, State};
 use crate::store::{Id, StoreError};
 
@@ -100,7 +101,10 @@ impl Files {
     pub async fn open_doc(&self, doc: FileDoc) -> Result<OpenedFile> {
         let segments = match doc.copied_row() {
             Some(row) => vec![row],
-            None => self.store.find_segments(doc.blob).await.map_err(|e| e.doing("look the segments up"))?,
+            None => {
+                let likely = RowPlace::likely(doc.content.stored_size);
+                self.store.find_segments(doc.blob, likely).await.map_err(|e| e.doing("look the segments up"))?
+            }
         };
         self.assemble(doc, segments)
     }

@@ -10,6 +10,7 @@ use crate::store::audit::AuditDoc;
 use crate::store::blobs::BlobDoc;
 use crate::store::commit::{Commit, Content, Entry, IdempotencyDoc, NewSegment};
 use crate::store::registry::FileDoc;
+use crate::store::rows::RowPlace;
 use crate::store::segments::{SegmentDoc, binary};
 use crate::store::usage::UsageEntry;
 use crate::store::{StoreError, doc, new_id};
@@ -91,7 +92,7 @@ impl Files {
     ) -> Result<Sharing> {
         let fail = |error: StoreError| error.doing(PUBLISHING);
         let Some(same) = self.store.find_same(blob).await.map_err(fail)? else { return Ok(Sharing::Gone) };
-        let segments = self.store.find_segments(same.id).await.map_err(fail)?;
+        let segments = self.store.find_segments(same.id, RowPlace::likely(same.size)).await.map_err(fail)?;
         let entry = match self.readable_entry(principal, &same, segments, plain, said).await {
             Err(error) if matches!(error.code, ErrorCode::Damaged | ErrorCode::KeyUnavailable) => {
                 // What was condemned meanwhile has lost its keys; that is no damage.

@@ -18,9 +18,10 @@ use crate::pipeline::frames::FrameSource;
 use crate::random;
 use crate::store::blobs::{BlobDoc, scope};
 use crate::store::gridfs::write::ChunkWriter;
+use crate::store::rows::segment_id;
 use crate::store::segments::{Pending, SegmentDoc, WrapDoc, binary};
 use crate::store::upload_memory::Holder;
-use crate::store::{Id, StoreError, new_id, spread_id};
+use crate::store::{Id, StoreError, new_id};
 
 /// How a segment is to be stored.
 pub(super) struct SegmentWish<'a> {
@@ -72,7 +73,8 @@ impl Files {
         let &SegmentWish { tenant, actor, route, codec, protection, customer_key, file_len, announced_len, limit } =
             wish;
         let is_sealed = protection != Protection::Plain;
-        let (segment_id, blob_id) = (spread_id(), new_id());
+        let blob_id = new_id();
+        let segment_id = segment_id(blob_id);
         let chunk_size = route.settings.chunk_size(file_len);
         let stores_as_is = codec == Codec::Identity && !is_sealed;
         let frame_len = if stores_as_is { chunk_size } else { route.settings.frame_len() };

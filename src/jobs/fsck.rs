@@ -203,6 +203,10 @@ impl Check<'_> {
             after = Some(last.id);
             self.checked.blobs += page.len() as u64;
             self.progress.advance(page.len() as u64);
+            let ids: Vec<Id> = page.iter().map(|entry| entry.id).collect();
+            let rows = self.files.store.list_rows_in_blobs(&ids).await?;
+            self.checked.segments += rows.len() as u64;
+            self.judge_segments(rows).await?;
             self.judge_blobs(page).await?;
             self.confirm_many().await?;
         }

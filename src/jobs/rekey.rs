@@ -14,6 +14,7 @@ use crate::failpoint;
 use crate::files::Files;
 use crate::format::key_wrap::WrapBinding;
 use crate::store::rekey::WrappedSegment;
+use crate::store::rows::RowPlace;
 
 /// Records read together.
 const PAGE: i64 = 200;
@@ -91,15 +92,17 @@ pub async fn rekey(files: &Files, mut watch: impl FnMut(u64, u64)) -> Result<Rek
             report.failed += records;
             continue;
         }
-        let mut after = None;
-        loop {
-            watch(done, total);
-            let page = files.store.page_wrapped(kid, after, PAGE).await.map_err(|e| e.doing(READING))?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id);
-            done += page.len() as u64;
-            rewrap_page(files, page, &mut report).await?;
-            failpoint::hit("rekey.page");
+        for place in RowPlace::ALL {
+            let mut after = None;
+            loop {
+                watch(done, total);
+                let page = files.store.page_wrapped(place, kid, after, PAGE).await.map_err(|e| e.doing(READING))?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.holder);
+                done += page.len() as u64;
+                rewrap_page(files, page, &mut report).await?;
+                failpoint::hit("rekey.page");
+            }
         }
     }
     failpoint::hit("rekey.records");
@@ -175,15 +178,15 @@ async fn rewrap_page(files: &Files, page: Vec<WrappedSegment>, report: &mut Reke
 }
 
 async fn rewrap_segment(files: &Files, segment: WrappedSegment) -> Result<Outcome> {
-    let id = segment.id;
-    let Some((old, tenant)) = segment.wrapped else {
+    let WrappedSegment { id, place, holder, wrapped } = segment;
+    let Some((old, tenant)) = wrapped else {
         let error = Error::new(ErrorCode::Damaged, "The wrapped key or the blob's scope cannot be read.");
         return Ok(failed(&id.to_hex(), &error));
     };
     match files.keys.ring.rewrap(&old, WrapBinding { tenant: &tenant, id: &id.bytes() }) {
         Err(error) => Ok(failed(&id.to_hex(), &error)),
         Ok(new) => {
-            let outcome = files.store.rewrap_segment(id, &old, &new).await;
+            let outcome = files.store.rewrap_segment(place, holder, &old, &new).await;
             failpoint::hit("rekey.record");
             Ok(replaced(outcome.map_err(|e| e.doing(WRITING))?))
         }

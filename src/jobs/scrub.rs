@@ -19,6 +19,7 @@ use crate::metrics;
 use crate::store::audit::AuditDoc;
 use crate::store::census::{ChunkSums, Which};
 use crate::store::registry::FileDoc;
+use crate::store::rows::RowPlace;
 use crate::store::runs::{Note, Run};
 use crate::store::segments::{SegmentDoc, State};
 use crate::store::{DateTime, Id, StoreError, doc, new_id};
@@ -165,7 +166,7 @@ impl Reading<'_> {
             let Some(last) = ids.last() else { break };
             self.marked = store.find_marked(&ids).await.map_err(doing)?.into_iter().collect();
             for blob in page.into_iter().filter_map(|entry| entry.row).filter(|blob| blob.state == State::Live) {
-                self.read_blob(blob.id).await?;
+                self.read_blob(blob.id, RowPlace::likely(blob.size)).await?;
                 if noted.elapsed() >= NOTE_PAUSE {
                     store.note_run(run, Note::At(blob.id)).await.map_err(doing)?;
                     noted = Instant::now();
@@ -181,9 +182,9 @@ impl Reading<'_> {
         Ok(())
     }
 
-    async fn read_blob(&mut self, blob: Id) -> Result<()> {
+    async fn read_blob(&mut self, blob: Id, likely: RowPlace) -> Result<()> {
         let store = &self.files.store;
-        let segments = match store.find_segments(blob).await {
+        let segments = match store.find_segments(blob, likely).await {
             Err(error) if error.is_transient() => return Err(doing(error)),
             Err(_) => return self.damaged(blob, "segments", "rows that cannot be read").await,
             Ok(segments) => segments,

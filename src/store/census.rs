@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::blobs::BlobDoc;
 use super::limit::{SCAN_LIMIT, Within};
 use super::registry::FileDoc;
+use super::rows::{ROW, RowPlace, blob_id, blob_ids, segment_id};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::{SegmentDoc, State};
 use super::shape::odd_shape;
@@ -70,7 +71,7 @@ pub struct Entry<T> {
 /// Bytes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as those of `SegmentDoc`")]
+#[expect(missing_docs, reason = "named as those of `SegmentDoc`; and where the row is")]
 pub struct SegmentHead {
     #[serde(rename = "_id")]
     pub id: Id,
@@ -81,6 +82,8 @@ pub struct SegmentHead {
     pub stored_len: i64,
     pub chunk_size: i32,
     pub state: State,
+    #[serde(skip)]
+    pub place: RowPlace,
 }
 
 impl SegmentHead {
@@ -152,9 +155,30 @@ impl Store {
         self.entries(BLOBS, which, |_| None).await
     }
 
-    /// Segments by id.
+    /// Segments by id, those whose rows are by themselves; where they are asked for by id, the others too.
     pub async fn list_segments(&self, which: Which<'_>) -> StoreResult<Vec<Entry<SegmentHead>>> {
-        self.entries(SEGMENTS, which, |_| None).await
+        let mut found = self.entries(SEGMENTS, which, |_| None).await?;
+        if let Which::Of(ids) = which {
+            let blobs: Vec<Id> = ids.iter().copied().map(blob_id).collect();
+            found.extend(self.list_rows_in_blobs(&blobs).await?);
+        }
+        Ok(found)
+    }
+
+    /// The rows in these blobs; a blob that has one which cannot be read is an entry of that segment all the same.
+    pub async fn list_rows_in_blobs(&self, blobs: &[Id]) -> StoreResult<Vec<Entry<SegmentHead>>> {
+        let with_row = doc! { "_id": { "$in": blobs }, ROW: { "$exists": true } };
+        let holders = self.collection::<RawDocumentBuf>(BLOBS);
+        let found = holders.find(with_row).projection(heads(RowPlace::Blob)).max_time(self.limit);
+        let found: Vec<RawDocumentBuf> = found.within(self.limit).await?.try_collect().within(self.limit).await?;
+        let entry = |blob: RawDocumentBuf| {
+            let id = blob.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let row = RowPlace::Blob.row(&blob).ok().flatten().and_then(|row| read_head(row, RowPlace::Blob));
+            let row = row.filter(|row: &SegmentHead| row.blob == id && row.id == segment_id(id));
+            let odd = row.is_none().then(|| "cannot be read, or is another blob's".to_owned());
+            Ok(Entry { id: segment_id(id), row, odd })
+        };
+        found.into_iter().map(entry).collect()
     }
 
     /// The `_id`s of a collection that are not of the type gateways use, a few of them.
@@ -221,20 +245,17 @@ impl Store {
 
     /// Segments whose bytes lie in these GridFS files of a bucket.
     pub async fn find_segments_of(&self, bucket: &str, files_ids: &[Bson]) -> StoreResult<Vec<SegmentHead>> {
-        let either =
+        let own =
             doc! { "bucket": bucket, "$or": [{ "_id": { "$in": files_ids } }, { "filesId": { "$in": files_ids } }] };
-        // Without the records, which may be large.
-        let head = doc! { "blob": 1, "bucket": 1, "filesId": 1, "storedLen": 1, "chunkSize": 1, "state": 1 };
-        let found = self
-            .collection::<RawDocumentBuf>(SEGMENTS)
-            .find(either)
-            .projection(head)
-            .max_time(self.limit)
-            .within(self.limit)
-            .await?;
-        let found: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
-        let read = |row: RawDocumentBuf| mongodb::bson::deserialize_from_slice(row.as_bytes()).ok();
-        Ok(found.into_iter().filter_map(read).collect())
+        let in_blobs = doc! { "_id": { "$in": blob_ids(files_ids) }, RowPlace::Blob.field("bucket"): bucket };
+        let mut heads_found = Vec::new();
+        for (place, filter) in [(RowPlace::Segments, own), (RowPlace::Blob, in_blobs)] {
+            let rows = self.collection::<RawDocumentBuf>(place.collection());
+            let found = rows.find(filter).projection(heads(place)).max_time(self.limit).within(self.limit).await?;
+            let found: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
+            heads_found.extend(found.iter().filter_map(|holder| read_head(place.row(holder).ok()??, place)));
+        }
+        Ok(heads_found)
     }
 
     /// The buckets of the database: every name with a `.files` or a `.chunks` collection.
@@ -280,6 +301,17 @@ impl Store {
         let scan = chunks.aggregate(pipeline).allow_disk_use(true).within(SCAN_LIMIT).await?;
         Ok(ChunkScan(scan.with_type()))
     }
+}
+
+/// What a [`SegmentHead`] is read from, without the records, which may be large.
+fn heads(place: RowPlace) -> Document {
+    let fields = ["_id", "blob", "bucket", "filesId", "storedLen", "chunkSize", "state"];
+    fields.into_iter().map(|field| (place.field(field), Bson::from(1))).collect()
+}
+
+fn read_head(row: &RawDocument, place: RowPlace) -> Option<SegmentHead> {
+    let head = mongodb::bson::deserialize_from_slice::<SegmentHead>(row.as_bytes()).ok()?;
+    Some(SegmentHead { place, ..head })
 }
 
 /// A running scan of files documents.

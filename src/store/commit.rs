@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use mongodb::ClientSession;
+use mongodb::bson::raw::CStr;
 use mongodb::bson::{Binary, DateTime, Document, RawDocumentBuf, doc};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use super::group::{self, Group};
 use super::limit::Within;
 use super::reclaim::condemned;
 use super::registry::FileDoc;
+use super::rows::ROW;
 use super::schema::{BLOBS, IDEMPOTENCY, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::{SegmentDoc, State};
 use super::transaction::{StepError, Transaction, stale_unless};
@@ -55,6 +57,11 @@ pub struct NewSegment {
 }
 
 impl NewSegment {
+    /// Whether its bytes are stored in the transaction that publishes it.
+    fn is_small(&self) -> bool {
+        matches!(self.chunks, WrittenChunks::Unsent { .. })
+    }
+
     /// Stores the files document of chunks that are stored: the last of the bytes.
     pub(super) async fn insert_files_document(&self, store: &Store) -> StoreResult<()> {
         if let WrittenChunks::Stored { .. } = self.chunks {
@@ -161,6 +168,7 @@ impl Store {
     async fn commit_together(&self, commits: &[Commit]) -> StoreResult<()> {
         let segments: Vec<&NewSegment> = commits.iter().filter_map(Commit::segment).collect();
         let files = segments.iter().map(|segment| segment.files.to_document()).collect::<StoreResult<Vec<_>>>()?;
+        let blobs = commits.iter().map(Commit::blob_document).collect::<StoreResult<Vec<_>>>()?;
         failpoint::hit("commit.before");
         let mut transaction = Transaction::new(self).await?;
         loop {
@@ -169,9 +177,11 @@ impl Store {
                 match commits {
                     [commit] if commit.is_reserved() => self.publish_reserved(commit, &mut *session).await?,
                     _ => {
-                        let (blobs, new) = (self.collection::<BlobDoc>(BLOBS), commits.iter().map(|new| &new.blob));
-                        blobs.insert_many(new).session(&mut *session).await.map_err(taken)?;
-                        self.insert_segments(&segments, &files, &mut *session).await?;
+                        let collection = self.collection::<RawDocumentBuf>(BLOBS);
+                        collection.insert_many(&blobs).session(&mut *session).await.map_err(taken)?;
+                        let alone = segments.iter().filter(|segment| !segment.is_small());
+                        self.insert_rows(alone.map(|segment| &segment.row), &mut *session).await?;
+                        self.insert_small_files(&segments, &files, &mut *session).await?;
                     }
                 }
                 let entries: Vec<_> = commits.iter().map(|commit| &commit.entry).collect();
@@ -187,15 +197,26 @@ impl Store {
         }
     }
 
-    /// Rows that no reservation made before; of small segments, the chunks and files documents too.
-    pub(super) async fn insert_segments(
+    /// Rows that no reservation made before, and that are in no blob.
+    pub(super) async fn insert_rows(
+        &self,
+        rows: impl Iterator<Item = &SegmentDoc>,
+        session: &mut ClientSession,
+    ) -> Result<(), StepError> {
+        let rows: Vec<&SegmentDoc> = rows.collect();
+        if !rows.is_empty() {
+            self.collection::<SegmentDoc>(SEGMENTS).insert_many(rows).session(session).await?;
+        }
+        Ok(())
+    }
+
+    /// The chunks and files documents of small segments.
+    pub(super) async fn insert_small_files(
         &self,
         segments: &[&NewSegment],
         files: &[Document],
         session: &mut ClientSession,
     ) -> Result<(), StepError> {
-        let rows = segments.iter().map(|segment| &segment.row);
-        self.collection::<SegmentDoc>(SEGMENTS).insert_many(rows).session(&mut *session).await?;
         let mut buckets = BTreeMap::<&str, (Vec<&RawDocumentBuf>, Vec<&Document>)>::new();
         for (segment, file) in segments.iter().zip(files) {
             if let WrittenChunks::Unsent { documents, .. } = &segment.chunks {
@@ -301,6 +322,17 @@ pub(super) fn commits() -> Group<Commit, (Commit, StoreResult<()>)> {
 }
 
 impl Commit {
+    /// The blob; of a small segment with its row, which needs no document of its own then.
+    fn blob_document(&self) -> StoreResult<RawDocumentBuf> {
+        let document = |error: mongodb::bson::error::Error| StoreError::Damaged(error.to_string());
+        let mut blob = mongodb::bson::serialize_to_raw_document_buf(&self.blob).map_err(document)?;
+        if let Some(segment) = self.segment().filter(|segment| segment.is_small()) {
+            let row = mongodb::bson::serialize_to_raw_document_buf(&segment.row).map_err(document)?;
+            blob.append(<&CStr>::try_from(ROW).map_err(document)?, row);
+        }
+        Ok(blob)
+    }
+
     fn segment(&self) -> Option<&NewSegment> {
         match &self.content {
             Content::Segment(segment) => Some(segment),
@@ -309,7 +341,7 @@ impl Commit {
     }
 
     fn is_small(&self) -> bool {
-        self.segment().is_some_and(|segment| matches!(segment.chunks, WrittenChunks::Unsent { .. }))
+        self.segment().is_some_and(NewSegment::is_small)
     }
 
     /// Whether its blob is there, pending.

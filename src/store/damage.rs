@@ -10,7 +10,8 @@ use mongodb::bson::{Bson, DateTime, RawDocumentBuf, doc};
 use super::audit::AuditDoc;
 use super::limit::{SCAN_LIMIT, Within};
 use super::registry::{Found, readable};
-use super::schema::{BLOBS, REGISTRY, SEGMENTS};
+use super::rows::RowPlace;
+use super::schema::{BLOBS, REGISTRY};
 use super::segments::State;
 use super::transaction::{StepError, Transaction};
 use super::{Id, Store, StoreResult};
@@ -79,13 +80,18 @@ impl Store {
 
     /// Stored bytes of all live segments: of a bucket, or of all.
     pub async fn sum_stored(&self, bucket: Option<&str>) -> StoreResult<u64> {
-        let mut live = doc! { "state": State::Live.name() };
-        if let Some(bucket) = bucket {
-            live.insert("bucket", bucket);
+        let mut stored = 0;
+        for place in RowPlace::ALL {
+            let mut live = doc! { "state": State::Live.name() };
+            if let Some(bucket) = bucket {
+                live.insert(place.field("bucket"), bucket);
+            }
+            let sum = doc! { "$group": { "_id": null, "len": { "$sum": format!("${}", place.field("storedLen")) } } };
+            let rows = self.documents(place.collection());
+            let mut found = rows.aggregate([doc! { "$match": live }, sum]).within(SCAN_LIMIT).await?;
+            let sum = found.try_next().within(SCAN_LIMIT).await?.and_then(|sum| sum.get_i64("len").ok());
+            stored += sum.map_or(0, i64::unsigned_abs);
         }
-        let sum = doc! { "$group": { "_id": null, "len": { "$sum": "$storedLen" } } };
-        let mut found = self.documents(SEGMENTS).aggregate([doc! { "$match": live }, sum]).within(SCAN_LIMIT).await?;
-        let sum = found.try_next().within(SCAN_LIMIT).await?.and_then(|sum| sum.get_i64("len").ok());
-        Ok(sum.map_or(0, i64::unsigned_abs))
+        Ok(stored)
     }
 }

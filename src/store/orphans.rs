@@ -57,13 +57,6 @@ impl Store {
         }
     }
 
-    /// Whether a segment row, readable or not, owns a GridFS file.
-    pub async fn has_row(&self, bucket: &str, files_id: &Bson) -> StoreResult<bool> {
-        let row = doc! { "$or": [{ "_id": files_id.clone() }, { "bucket": bucket, "filesId": files_id.clone() }] };
-        let rows = self.documents(SEGMENTS);
-        Ok(rows.find_one(row).projection(doc! { "_id": 1 }).max_time(self.limit).within(self.limit).await?.is_some())
-    }
-
     /// Condemns the segments of a blob that is not there, unless a registry document names it. False
     /// when it is there by now.
     pub async fn condemn_unheld(&self, blob: Id, now: DateTime) -> StoreResult<bool> {

@@ -18,8 +18,9 @@ use super::commit::{NewSegment, pending};
 use super::gridfs::write::WrittenChunks;
 use super::hashing::Hashing;
 use super::limit::Within;
+use super::rows::ROWS_AT_ONCE;
 use super::schema::{BLOBS, SEGMENTS, TAILS, UPLOADS};
-use super::segments::{ROWS_AT_ONCE, State};
+use super::segments::State;
 use super::tails::TailDoc;
 use super::transaction::{StepError, Transaction, stale_unless};
 use super::uploads::{RecognisedDoc, TailSpan, UploadDoc, UploadStatus, document};
@@ -162,7 +163,8 @@ impl Store {
         let segment = &piece.segment;
         if let WrittenChunks::Unsent { .. } = segment.chunks {
             let files = segment.files.to_document().map_err(StepError::Final)?;
-            return self.insert_segments(&[segment], &[files], session).await;
+            self.insert_rows(std::iter::once(&segment.row), &mut *session).await?;
+            return self.insert_small_files(&[segment], &[files], session).await;
         }
         self.seal_reserved(&segment.row, &mut *session).await?;
         let attempt = self.documents(BLOBS).delete_one(pending(piece.attempt)).session(session).await?;

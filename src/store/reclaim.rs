@@ -8,6 +8,7 @@ use super::audit::AuditDoc;
 use super::blobs::BlobDoc;
 use super::limit::Within;
 use super::registry::{FileDoc, Found, readable};
+use super::rows::{ROW, RowPlace};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS};
 use super::segments::State;
 use super::{Id, Store, StoreError, StoreResult};
@@ -108,15 +109,17 @@ impl Store {
     /// May be repeated until done, by several gateways at once.
     pub async fn reap(&self, blob: Id) -> StoreResult<u64> {
         let condemned = doc! { "_id": blob, "state": State::Condemned.name() };
-        if self.documents(BLOBS).find_one(condemned.clone()).max_time(self.limit).within(self.limit).await?.is_none() {
-            return Ok(0);
-        }
+        let found = self.documents(BLOBS).find_one(condemned.clone()).max_time(self.limit).within(self.limit).await?;
+        let Some(found) = found else { return Ok(0) };
+        let place = if found.contains_key(ROW) { RowPlace::Blob } else { RowPlace::Segments };
         let mut freed = 0;
-        for segment in self.find_segments(blob).await? {
+        for segment in self.find_segments(blob, place).await? {
             let files_id = segment.files_id.clone().unwrap_or(Bson::ObjectId(segment.id));
             self.delete_grid_file(&segment.bucket, &files_id).await?;
             failpoint::hit("reap.chunks");
-            self.documents(SEGMENTS).delete_one(doc! { "_id": segment.id }).within(self.limit).await?;
+            if place == RowPlace::Segments {
+                self.documents(SEGMENTS).delete_one(doc! { "_id": segment.id }).within(self.limit).await?;
+            }
             freed += segment.stored_len.unsigned_abs();
         }
         failpoint::hit("reap.rows");
@@ -134,11 +137,11 @@ pub struct Unnamed {
     pub last: Option<Id>,
 }
 
-/// The change that condemns.
+/// The change that condemns, and destroys the wrapped key of a row in the blob.
 pub(super) fn condemned(now: DateTime) -> Document {
     doc! {
         "$set": { "state": State::Condemned.name(), "condemnedAt": now },
-        "$unset": { "lease": "" },
+        "$unset": { "lease": "", RowPlace::Blob.field("enc"): "" },
         "$inc": { "gen": 1_i64 },
     }
 }

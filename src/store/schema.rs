@@ -8,6 +8,7 @@ use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
 
+use super::rows::RowPlace;
 use super::segments::State;
 use super::{Store, StoreError, StoreResult};
 
@@ -121,7 +122,11 @@ fn index(collection: &'static str, keys: Document) -> Index {
 
 fn indexes() -> Vec<Index> {
     vec![
-        Index { unique: true, ..index(REGISTRY, doc! { "file": 1, "version": 1 }) },
+        Index {
+            unique: true,
+            partial: Some(doc! { "latest": false }),
+            ..index(REGISTRY, doc! { "file": 1, "version": 1 })
+        },
         Index { unique: true, partial: Some(doc! { "latest": true }), ..index(REGISTRY, doc! { "file": 1 }) },
         index(REGISTRY, doc! { "tenant": 1, "latest": 1, "createdAt": -1, "_id": -1 }),
         index(REGISTRY, doc! { "tenant": 1, "latest": 1, "name": 1, "_id": 1 }),
@@ -146,7 +151,8 @@ fn indexes() -> Vec<Index> {
             partial: Some(doc! { "state": State::Live.name(), "sha256": { "$exists": true } }),
             ..index(BLOBS, doc! { "scope": 1, "sha256": 1 })
         },
-        index(SEGMENTS, doc! { "enc.kid": 1, "_id": 1 }),
+        wrapped_by(RowPlace::Segments),
+        wrapped_by(RowPlace::Blob),
         Index { partial: Some(in_state(State::Pending)), ..index(BLOBS, doc! { "state": 1, "lease": 1 }) },
         Index { partial: Some(in_state(State::Condemned)), ..index(BLOBS, doc! { "state": 1, "condemnedAt": 1 }) },
         index(UPLOADS, doc! { "tenant": 1, "status": 1, "createdAt": -1 }),
@@ -171,6 +177,13 @@ fn indexes() -> Vec<Index> {
         Index { is_ttl: true, ..index(IDEMPOTENCY, doc! { "purgeAt": 1 }) },
         Index { is_ttl: true, ..index(GUARDS, doc! { "purgeAt": 1 }) },
     ]
+}
+
+/// Rows by the key that wraps theirs; those of plain segments are in none of these.
+fn wrapped_by(place: RowPlace) -> Index {
+    let kid = place.field("enc.kid");
+    let partial = Some(doc! { &kid: { "$exists": true } });
+    Index { partial, ..index(place.collection(), doc! { kid: 1, "_id": 1 }) }
 }
 
 /// Most content is live: what is looked for only on its way in or out costs a live document nothing.

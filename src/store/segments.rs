@@ -4,27 +4,22 @@
 use std::time::Duration;
 
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Bson, DateTime, RawDocumentBuf, doc};
+use mongodb::bson::{Binary, Bson, DateTime, doc};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::blobs::BlobDoc;
 use super::gridfs::GridFile;
-use super::group;
 use super::limit::Within;
 use super::schema::{BLOBS, SEGMENTS};
 use super::{Id, Store, StoreError, StoreResult};
 use crate::format::FormatError;
 use crate::format::key_wrap::{WrapMode, WrappedKey};
 use crate::format::segment::{Codec, FORMAT_VERSION, Layout};
-use futures::TryStreamExt;
 
 /// How long a release is waited for: it only makes sooner what the end of the lease makes of itself.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Rows of one reply: those of an upload in thousands of parts, too.
-pub(super) const ROWS_AT_ONCE: u32 = 10_000;
 
 /// Where a segment or a blob is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -319,39 +314,5 @@ impl Store {
             are_pending &= renewed.matched_count == 1;
         }
         Ok(are_pending)
-    }
-
-    /// The segments of a blob, by offset.
-    ///
-    /// Asks together with others who ask now.
-    pub async fn find_segments(&self, blob: Id) -> StoreResult<Vec<SegmentDoc>> {
-        let store = self.clone();
-        let find = move |group| {
-            let store = store.clone();
-            async move { store.find_segments_of_each(group).await }
-        };
-        async { self.segments.join(blob, find).await.unwrap_or_else(group::lost) }.within(self.limit).await
-    }
-
-    async fn find_segments_of_each(&self, blobs: Vec<Id>) -> Vec<StoreResult<Vec<SegmentDoc>>> {
-        let rows = async {
-            let found = self
-                .collection::<RawDocumentBuf>(SEGMENTS)
-                .find(doc! { "blob": { "$in": &blobs } })
-                .sort(doc! { "blob": 1, "off": 1 })
-                .batch_size(ROWS_AT_ONCE)
-                .max_time(self.query_timeout)
-                .within(self.limit)
-                .await?;
-            Ok(found.try_collect::<Vec<_>>().within(self.limit).await?)
-        };
-        let rows: StoreResult<Vec<RawDocumentBuf>> = rows.await;
-        let of = |blob: &Id| -> StoreResult<Vec<SegmentDoc>> {
-            let rows = rows.as_ref().map_err(Clone::clone)?;
-            let own = rows.iter().filter(|row| row.get_object_id("blob").is_ok_and(|owner| owner == *blob));
-            let read = own.map(|row| mongodb::bson::deserialize_from_slice(row.as_bytes()));
-            read.collect::<Result<_, _>>().map_err(|error| StoreError::from(mongodb::error::Error::from(error)))
-        };
-        blobs.iter().map(of).collect()
     }
 }

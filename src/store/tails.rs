@@ -5,8 +5,8 @@ use mongodb::bson::{Binary, doc};
 use serde::{Deserialize, Serialize};
 
 use super::limit::Within;
+use super::rows::ROWS_AT_ONCE;
 use super::schema::TAILS;
-use super::segments::ROWS_AT_ONCE;
 use super::{Id, Store, StoreResult};
 
 /// Bytes at the end of an upload that are too few for a segment.

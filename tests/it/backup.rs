@@ -18,6 +18,7 @@ use gridgate::config::Settings;
 use gridgate::format::key_wrap::{WrapBinding, WrappedKey};
 use gridgate::jobs::sweep::sweep;
 use gridgate::store::StoreError;
+use gridgate::store::rows::segment_id;
 use gridgate::store::schema::{COLLECTIONS, is_kept};
 use gridgate::store::segments::SegmentDoc;
 use mongodb::bson::oid::ObjectId;
@@ -29,6 +30,7 @@ use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, all_buckets, content_p
 use crate::support::backups::{Target, backup, command, contents, silent};
 use crate::support::model::{WAYS, prose};
 use crate::support::own_mongod::OwnMongod;
+use crate::support::rows::Rows;
 
 const BINARY: &str = "application/octet-stream";
 
@@ -82,8 +84,8 @@ async fn adopt(app: &TestApp) {
 fn remove_gone(contents: &mut BTreeMap<String, Vec<Document>>) {
     let blob = contents["blobs"].iter().find(|blob| blob.get("state") == Some(&Bson::from("condemned"))).unwrap();
     let blob = blob.get("_id").cloned();
-    let segment = contents["segments"].iter().find(|row| row.get("blob") == blob.as_ref()).unwrap();
-    let files = [segment.get("_id").cloned(), Some(Bson::from(7))];
+    let segment = segment_id(blob.as_ref().and_then(Bson::as_object_id).unwrap());
+    let files = [Some(Bson::from(segment)), Some(Bson::from(7))];
     for (name, documents) in contents {
         documents.retain(|document| match name.rsplit('.').next().unwrap() {
             "blobs" => document.get("_id") != blob.as_ref(),
@@ -358,8 +360,8 @@ async fn no_secret_is_in_it() {
     assert!(holds(&all, plain.as_bytes()), "a secret would be seen");
 
     let keys = &app.app.files.keys;
-    let segments = app.mongo().await.collection::<SegmentDoc>("segments");
-    let segment = segments.find_one(doc! { "enc": { "$exists": true } }).await.unwrap().unwrap();
+    let row = Rows::of(&app.mongo().await).find_one(doc! { "enc": { "$exists": true } }).await.unwrap();
+    let segment: SegmentDoc = mongodb::bson::deserialize_from_document(row).unwrap();
     let wrapped = WrappedKey::try_from(segment.enc.as_ref().unwrap()).unwrap();
     let data_key = keys.ring.unwrap(&wrapped, WrapBinding { tenant: "default", id: &segment.id.bytes() }).unwrap();
     let encoded = MASTER_KEY.strip_prefix("test:").unwrap();

@@ -8,16 +8,21 @@ use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 use serde_json::Value;
 
 use crate::support::app::{TestApp, all_buckets, content_path, noise};
+use crate::support::rows::Rows;
 use crate::support::store::chunk;
 
 async fn check(app: &TestApp) -> FsckReport {
     fsck(&app.app.files).await.unwrap()
 }
 
+/// A file whose row is in its blob, and one whose row is not.
+const SMALL: usize = 900_000;
+const LARGE: usize = 3_000_000;
+
 /// A gateway with one file of several chunks, plain and identity so that its parts are easy to name.
-async fn one_file() -> (TestApp, mongodb::Database) {
+async fn one_file(len: usize) -> (TestApp, mongodb::Database) {
     let app = TestApp::start_with(all_buckets).await;
-    app.put("name=a.bin&encrypt=false&compress=none", "application/octet-stream", noise(900_000, 5)).await;
+    app.put("name=a.bin&encrypt=false&compress=none", "application/octet-stream", noise(len, 5)).await;
     let mongo = app.mongo().await;
     (app, mongo)
 }
@@ -41,7 +46,7 @@ async fn a_sound_store_has_no_findings_and_everything_is_counted() {
 #[tokio::test]
 async fn every_missing_part_is_named() {
     for (collection, key) in [("blobs", "_id"), ("segments", "_id"), ("files.files", "_id"), ("files.chunks", "n")] {
-        let (app, mongo) = one_file().await;
+        let (app, mongo) = one_file(LARGE).await;
         let parts = mongo.collection::<Document>(collection);
         let victim = parts.find_one(doc! {}).sort(doc! { key: 1 }).await.unwrap().unwrap();
         parts.delete_one(doc! { "_id": victim.get("_id").cloned() }).await.unwrap();
@@ -52,8 +57,18 @@ async fn every_missing_part_is_named() {
 }
 
 #[tokio::test]
+async fn a_row_that_is_missing_in_its_blob_is_named() {
+    let (app, mongo) = one_file(SMALL).await;
+    let unset = doc! { "$unset": { "segment": "" } };
+    assert_eq!(mongo.collection::<Document>("blobs").update_one(doc! {}, unset).await.unwrap().modified_count, 1);
+    let report = check(&app).await;
+    // The file does not open, and its bytes have no owner.
+    assert_eq!((report.mismatched.count, report.orphans.count), (1, 1), "{report:?}");
+}
+
+#[tokio::test]
 async fn bytes_and_rows_without_an_owner_are_orphans() {
-    let (app, mongo) = one_file().await;
+    let (app, mongo) = one_file(SMALL).await;
     let lone = doc! { "_id": ObjectId::new(), "files_id": ObjectId::new(), "n": 0, "data": Bson::Binary(mongodb::bson::Binary {
     subtype: mongodb::bson::spec::BinarySubtype::Generic, bytes: vec![1, 2, 3] }) };
     mongo.collection("files.chunks").insert_one(lone).await.unwrap();
@@ -64,7 +79,7 @@ async fn bytes_and_rows_without_an_owner_are_orphans() {
         )
         .await
         .unwrap();
-    let mut row = mongo.collection::<Document>("segments").find_one(doc! {}).await.unwrap().unwrap();
+    let mut row = Rows::of(&mongo).find_one(doc! {}).await.unwrap();
     row.insert("_id", ObjectId::new());
     row.insert("blob", ObjectId::new());
     mongo.collection("segments").insert_one(row).await.unwrap();
@@ -81,6 +96,9 @@ async fn contradictions_are_mismatches() {
         ("blobs", doc! { "$inc": { "size": 1_i64 } }),
         ("segments", doc! { "$inc": { "storedLen": 1_i64 } }),
         ("segments", doc! { "$inc": { "len": -1_i64 } }),
+        ("blobs", doc! { "$inc": { "segment.storedLen": 1_i64 } }),
+        ("blobs", doc! { "$inc": { "segment.len": -1_i64 } }),
+        ("blobs", doc! { "$inc": { "segment.chunkSize": 1 } }),
         ("files.files", doc! { "$inc": { "length": 1_i64 } }),
         (
             "files.chunks",
@@ -89,8 +107,9 @@ async fn contradictions_are_mismatches() {
         ),
     ];
     for (collection, change) in changes {
-        let (app, mongo) = one_file().await;
-        mongo.collection::<Document>(collection).update_one(doc! {}, change.clone()).await.unwrap();
+        let (app, mongo) = one_file(if collection == "segments" { LARGE } else { SMALL }).await;
+        let changed = mongo.collection::<Document>(collection).update_one(doc! {}, change.clone()).await.unwrap();
+        assert_eq!(changed.modified_count, 1, "{collection} {change}");
         let report = check(&app).await;
         assert!(report.mismatched.count > 0, "{collection} {change}: {report:?}");
     }
@@ -98,7 +117,7 @@ async fn contradictions_are_mismatches() {
 
 #[tokio::test]
 async fn files_of_other_programs_are_left_alone() {
-    let (app, mongo) = one_file().await;
+    let (app, mongo) = one_file(SMALL).await;
     let id = ObjectId::new();
     mongo.collection("fs.files").insert_one(doc! { "_id": id, "length": 1, "chunkSize": 1 }).await.unwrap();
     mongo.collection("fs.chunks").insert_one(doc! { "files_id": id, "n": 0 }).await.unwrap();
@@ -129,7 +148,7 @@ async fn segment_of(mongo: &mongodb::Database, file: &Value) -> ObjectId {
     let id = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
     let registry = mongo.collection::<Document>("file_registry").find_one(doc! { "file": id }).await.unwrap().unwrap();
     let of_blob = doc! { "blob": registry.get_object_id("blob").unwrap() };
-    mongo.collection::<Document>("segments").find_one(of_blob).await.unwrap().unwrap().get_object_id("_id").unwrap()
+    Rows::of(mongo).find_one(of_blob).await.unwrap().get_object_id("_id").unwrap()
 }
 
 /// A files document of ours says something else of the bytes than their row, or says it twice.

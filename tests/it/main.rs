@@ -54,6 +54,7 @@ mod repair;
 mod restore;
 mod retention;
 mod rotation;
+mod rows;
 mod ruft;
 mod scrub;
 mod share_pages;

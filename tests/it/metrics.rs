@@ -15,6 +15,7 @@ use crate::support::mongod;
 use crate::support::own_mongod::OwnMongod;
 use crate::support::program::Program;
 use crate::support::requests::send;
+use crate::support::rows::Rows;
 use crate::support::wire::Wire;
 
 struct Gateway {
@@ -161,8 +162,8 @@ async fn assert_cuts_are_counted(gateway: &Gateway, db: &mongodb::Database, opti
 async fn live(db: &mongodb::Database, file: &Value) -> Vec<mongodb::bson::Bson> {
     let id = mongodb::bson::oid::ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
     let registry = db.collection::<Document>("file_registry").find_one(doc! { "file": id }).await.unwrap().unwrap();
-    let of_blob = doc! { "blob": registry.get_object_id("blob").unwrap() };
-    db.collection::<Document>("segments").distinct("_id", of_blob).await.unwrap()
+    let rows = Rows::of(db).find(doc! { "blob": registry.get_object_id("blob").unwrap() }).await;
+    rows.iter().map(|row| row.get("_id").unwrap().clone()).collect()
 }
 
 #[tokio::test]

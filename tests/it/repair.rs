@@ -17,6 +17,7 @@ use crate::support::app::{TestApp, noise};
 use crate::support::model::{Dice, WAYS, prose};
 use crate::support::mongod;
 use crate::support::program;
+use crate::support::rows::Rows;
 use crate::support::store::chunk;
 
 /// How long the traffic lasts at least, and how many checks must run beside it.
@@ -120,7 +121,7 @@ async fn rows(db: &Database, file: &Value) -> [Document; 3] {
     let registry =
         one("file_registry", doc! { "file": ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap() }).await;
     let blob = one("blobs", doc! { "_id": registry.get_object_id("blob").unwrap() }).await;
-    let segment = one("segments", doc! { "blob": blob.get_object_id("_id").unwrap() }).await;
+    let segment = Rows::of(db).only_of(blob.get_object_id("_id").unwrap()).await;
     [registry, blob, segment]
 }
 
@@ -136,10 +137,11 @@ async fn insert(db: &Database, collection: &str, document: Document) -> String {
     id.trim_start_matches("ObjectId(\"").trim_end_matches("\")").to_owned()
 }
 
-/// A blob that nothing else can share.
+/// A blob that nothing else can share, without a row.
 fn unshared(blob: &Document) -> Document {
     let mut blob = blob.clone();
     blob.remove("sha256");
+    blob.remove("segment");
     blob
 }
 
@@ -177,7 +179,7 @@ async fn each_kind_of_violation_is_found_in_one_run() {
     remove("blobs", doc! { "_id": id(&files[1][1]) }).await;
     remove("files.files", doc! { "_id": id(&files[2][2]) }).await;
     db.collection::<Document>("files.chunks").delete_many(doc! { "files_id": id(&files[3][2]) }).await.unwrap();
-    remove("segments", doc! { "_id": id(&files[4][2]) }).await;
+    Rows::of(&db).delete_one(doc! { "_id": id(&files[4][2]) }).await;
     // Mismatched: one chunk of several.
     remove("files.chunks", doc! { "files_id": id(&files[5][2]), "n": 1 }).await;
     // Orphans: chunks, a files document, a segment.
@@ -242,6 +244,7 @@ async fn documents_of_other_shapes_are_named_and_stop_nothing() {
     let app = TestApp::start().await;
     let db = app.mongo().await;
     let [registry, blob, segment] = rows(&db, &app.put("name=a", "text/plain", "x").await).await;
+    let blob = unshared(&blob);
     let (later, latest) = (DateTime::from_millis(4_000_000_000_000), DateTime::from_millis(4_100_000_000_000));
     let mut planted = Vec::new();
     for fields in [

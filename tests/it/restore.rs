@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::support::app::{ADMIN_KEY, MASTER_KEY, TestApp, all_buckets, noise};
 use crate::support::backups::{Target, backup, command};
 use crate::support::mongod;
+use crate::support::rows::Rows;
 
 const BINARY: &str = "application/octet-stream";
 
@@ -146,8 +147,8 @@ async fn another_keyring_is_refused_before_anything_is_written() {
     assert_eq!(target.db.list_collection_names().await.unwrap().len(), 0);
 
     // The roots open, but a file's key is under a name that the ring has not.
-    let segments = app.mongo().await.collection::<Document>("segments");
-    segments.update_many(doc! { "enc": { "$exists": true } }, doc! { "$set": { "enc.kid": "lost" } }).await.unwrap();
+    let lost = doc! { "$set": { "enc.kid": "lost" } };
+    assert!(Rows::of(&app.mongo().await).update_one(doc! { "enc": { "$exists": true } }, lost).await);
     let place = Place::Directory(folder.path().join("lost"));
     assert!(backup(&app, &place).await.kids.contains("lost"));
     refused(&target, &place, MASTER_KEY, "\"lost\"").await;
@@ -233,7 +234,7 @@ async fn the_report_names_what_is_wrong() {
     let content = report.content.unwrap();
     assert!(!report.ok && report.fsck.ok, "{:?}", report.fsck);
     assert_eq!((content.files, content.damaged, content.items.len()), (3, 1, 1), "{content:?}");
-    there.mongo().await.collection::<Document>("segments").delete_one(doc! {}).await.unwrap();
+    Rows::of(&there.mongo().await).delete_one(doc! {}).await;
     assert!(!gridgate::backup::verify::verify(&there.app.files, &manifest, false).await.unwrap().ok);
 }
 

@@ -10,6 +10,7 @@ use gridgate::format::key::Key;
 use gridgate::format::key_wrap::WrapBinding;
 use gridgate::jobs::fsck::fsck;
 use gridgate::jobs::rekey::{RekeyReport, key_uses, rekey};
+use gridgate::store::rows::RowPlace;
 use gridgate::store::segments::{WrapDoc, binary};
 use gridgate::store::{Document, Id, doc, new_id};
 use mongodb::Database;
@@ -20,6 +21,7 @@ use crate::support::app::{TestApp, content_path, new_database, noise, secret, se
 use crate::support::mongod;
 use crate::support::program::{self, Ended};
 use crate::support::requests::send;
+use crate::support::rows::Rows;
 use crate::support::uploads::{PART, begin_sized, complete, part_of, put_part};
 
 const OLD: &str = "old:AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
@@ -50,7 +52,7 @@ pub async fn chunks(db: &Database) -> BTreeMap<Id, String> {
 }
 
 async fn count(db: &Database, filter: Document) -> u64 {
-    db.collection::<Document>("segments").count_documents(filter).await.unwrap()
+    Rows::of(db).count(filter).await
 }
 
 /// Segments without bytes, so many that a run takes its time.
@@ -62,7 +64,7 @@ async fn plant_crowd(app: &TestApp, size: usize) -> Id {
     row.insert("sha256", binary(new_id().bytes()));
     db.collection("blobs").insert_one(row).await.unwrap();
     let segments = db.collection::<Document>("segments");
-    let like = segments.find_one(doc! { "enc": { "$exists": true } }).await.unwrap().unwrap();
+    let like = Rows::of(&db).find_one(doc! { "enc": { "$exists": true } }).await.unwrap();
     let crowd = (0..size).map(|_| {
         let (id, data_key) = (new_id(), Key::new(std::array::from_fn(|i| i as u8)));
         let binding = WrapBinding { tenant: "default", id: &id.bytes() };
@@ -249,7 +251,7 @@ async fn runs_at_once_share_the_work_and_a_damaged_record_stops_nothing() {
         files.push(upload(&old, number).await);
     }
     let new = TestApp::start_with_ring(&database, &both(NEW, OLD)).await;
-    let segments = old.mongo().await.collection::<Document>("segments");
+    let segments = Rows::of(&old.mongo().await);
     let (flipped, unset) = (&files[3], &files[4]);
     let segment_of = async |file: &Value| {
         let id = Id::parse_str(file["id"].as_str().unwrap()).unwrap();
@@ -259,17 +261,16 @@ async fn runs_at_once_share_the_work_and_a_damaged_record_stops_nothing() {
     };
     let damaged = [segment_of(flipped).await, segment_of(unset).await];
     let flip = doc! { "$set": { "enc.ct": binary([7; 48]) } };
-    segments.update_one(damaged[0].clone(), flip).await.unwrap();
-    segments.update_one(damaged[1].clone(), doc! { "$unset": { "enc.commit": "" } }).await.unwrap();
+    assert!(segments.update_one(damaged[0].clone(), flip).await);
+    assert!(segments.update_one(damaged[1].clone(), doc! { "$unset": { "enc.commit": "" } }).await);
     let mut before = Vec::new();
     for filter in &damaged {
-        before.push(segments.find_one(filter.clone()).await.unwrap().unwrap());
+        before.push(segments.find_one(filter.clone()).await.unwrap());
     }
     // A pending row is its writer's.
-    let mut pending =
-        segments.find_one(doc! { "state": "live", "enc.commit": { "$exists": true } }).await.unwrap().unwrap();
+    let mut pending = segments.find_one(doc! { "state": "live", "enc.commit": { "$exists": true } }).await.unwrap();
     pending.extend(doc! { "_id": new_id(), "blob": new_id(), "state": "pending" });
-    segments.insert_one(&pending).await.unwrap();
+    segments.insert(&pending).await;
 
     let mut shown = Vec::new();
     let (a, b) =
@@ -280,9 +281,9 @@ async fn runs_at_once_share_the_work_and_a_damaged_record_stops_nothing() {
     assert_eq!(a.remaining, BTreeMap::from([("old".to_owned(), 3)]), "the damaged ones and the pending one");
     assert!(!a.is_done() && shown.iter().all(|(done, all)| done <= all) && shown.len() > 1, "{shown:?}");
     for (filter, row) in damaged.iter().zip(before) {
-        assert_eq!(segments.find_one(filter.clone()).await.unwrap().unwrap(), row, "it is as it was");
+        assert_eq!(segments.find_one(filter.clone()).await.unwrap(), row, "it is as it was");
     }
-    let same = segments.find_one(doc! { "_id": pending.get("_id").unwrap() }).await.unwrap().unwrap();
+    let same = segments.find_one(doc! { "_id": pending.get("_id").unwrap() }).await.unwrap();
     assert_eq!(same, pending);
     for (number, file) in files.iter().enumerate().filter(|(number, _)| ![3, 4].contains(number)) {
         assert!(old.content_status(file).await == 503, "the old gateway lacks the new key");
@@ -295,15 +296,20 @@ async fn a_record_that_changed_meanwhile_is_not_overwritten() {
     let database = new_database();
     let app = TestApp::start_with_ring(&database, &both(NEW, OLD)).await;
     upload(&app, 2).await;
-    let segments = app.mongo().await.collection::<Document>("segments");
+    let segments = Rows::of(&app.mongo().await);
     let store = &app.app.files.store;
-    let read = store.page_wrapped("new", None, 10).await.unwrap();
-    let (id, (old, tenant)) = (read[0].id, read[0].wrapped.clone().unwrap());
+    let mut read = Vec::new();
+    for place in RowPlace::ALL {
+        read.extend(store.page_wrapped(place, "new", None, 10).await.unwrap());
+    }
+    assert_eq!(read.len(), 1);
+    let (id, place, holder) = (read[0].id, read[0].place, read[0].holder);
+    let (old, tenant) = read[0].wrapped.clone().unwrap();
     let rewrapped = || app.app.files.keys.ring.rewrap(&old, WrapBinding { tenant: &tenant, id: &id.bytes() }).unwrap();
-    assert!(store.rewrap_segment(id, &old, &rewrapped()).await.unwrap());
-    let row = segments.find_one(doc! { "_id": id }).await.unwrap();
-    assert!(!store.rewrap_segment(id, &old, &rewrapped()).await.unwrap(), "it is no longer as it was read");
-    assert_eq!(segments.find_one(doc! { "_id": id }).await.unwrap(), row);
+    assert!(store.rewrap_segment(place, holder, &old, &rewrapped()).await.unwrap());
+    let row = segments.find_one(doc! { "_id": id }).await;
+    assert!(!store.rewrap_segment(place, holder, &old, &rewrapped()).await.unwrap(), "it is no longer as it was read");
+    assert_eq!(segments.find_one(doc! { "_id": id }).await, row);
 }
 
 #[tokio::test]
@@ -313,8 +319,8 @@ async fn a_record_under_an_older_key_or_of_another_tenant_opens_nothing() {
         (TestApp::start_with_ring(&database, OLD).await, TestApp::start_with_ring(&database, &both(NEW, OLD)).await);
     let (first, second) = (upload(&old, 4).await, upload(&new, 5).await);
     let db = new.mongo().await;
-    let segments = db.collection::<Document>("segments");
-    let row = async |kid: &str| segments.find_one(doc! { "enc.kid": kid }).await.unwrap().unwrap();
+    let segments = Rows::of(&db);
+    let row = async |kid: &str| segments.find_one(doc! { "enc.kid": kid }).await.unwrap();
     let (under_old, under_new) = (row("old").await, row("new").await);
     let foreign = {
         let (id, tenant) = (under_new.get_object_id("_id").unwrap(), "other");
@@ -329,13 +335,13 @@ async fn a_record_under_an_older_key_or_of_another_tenant_opens_nothing() {
         doc! { "enc.commit": under_old.get_document("enc").unwrap().get("commit").unwrap().clone() },
         doc! { "enc.v": 0 },
     ] {
-        segments.update_one(id.clone(), doc! { "$set": enc.clone() }).await.unwrap();
+        assert!(segments.update_one(id.clone(), doc! { "$set": enc.clone() }).await);
         assert_eq!(new.content_status(&second).await, 500, "{enc}");
-        segments.replace_one(id.clone(), &under_new).await.unwrap();
+        segments.put_back(&under_new).await;
     }
-    segments.update_one(id.clone(), doc! { "$unset": { "enc.commit": "" } }).await.unwrap();
+    assert!(segments.update_one(id, doc! { "$unset": { "enc.commit": "" } }).await);
     assert_eq!(new.content_status(&second).await, 500, "no commitment");
-    segments.replace_one(id, &under_new).await.unwrap();
+    segments.put_back(&under_new).await;
     assert!(new.content(&second).await == content(5) && new.content(&first).await == content(4));
 }
 

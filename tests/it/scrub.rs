@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::support::app::{TestApp, all_buckets, noise};
 use crate::support::model::{WAYS, prose};
+use crate::support::rows::Rows;
 
 /// Faster than any disk.
 const AT_ONCE: u64 = 10_240;
@@ -31,7 +32,7 @@ async fn run(app: &TestApp, bucket: Option<&str>, mib_per_sec: u64) -> Option<Sc
     scrub(&app.app.files, &wanted, &Progress::default()).await.unwrap()
 }
 
-async fn scrubbed(app: &TestApp) -> ScrubReport {
+pub async fn scrubbed(app: &TestApp) -> ScrubReport {
     run(app, None, AT_ONCE).await.expect("no other scrub is under way")
 }
 
@@ -50,7 +51,7 @@ impl Parts {
         let file = ObjectId::parse_str(file["id"].as_str().unwrap()).unwrap();
         let find = async |name: &str, filter| db.collection::<Document>(name).find_one(filter).await.unwrap().unwrap();
         let blob = find("file_registry", doc! { "file": file }).await.get_object_id("blob").unwrap();
-        let segment = find("segments", doc! { "blob": blob }).await.get_object_id("_id").unwrap();
+        let segment = Rows::of(&db).only_of(blob).await.get_object_id("_id").unwrap();
         let chunks = db.collection("files.chunks");
         let chunks = chunks.find(doc! { "files_id": segment }).sort(doc! { "n": 1 }).await.unwrap();
         let chunks = chunks.try_collect().await.unwrap();
@@ -102,8 +103,7 @@ async fn a_wrong_byte_anywhere_in_any_form_is_found_and_named() {
     }
     let sound = scrubbed(&app).await;
     assert!(sound.ok && sound.blobs == 9 && sound.skipped + sound.keyless == 0, "{sound:?}");
-    let stored = app.mongo().await.collection::<Document>("segments").find(doc! {}).await.unwrap();
-    let stored: Vec<Document> = stored.try_collect().await.unwrap();
+    let stored = Rows::of(&app.mongo().await).find(doc! {}).await;
     assert_eq!(sound.bytes, stored.iter().map(|row| row.get_i64("storedLen").unwrap() as u64).sum::<u64>());
     for (way, parts) in &victims {
         let last = parts.chunks.len() - 1;
@@ -190,13 +190,13 @@ async fn shared_content_is_not_damaged_where_one_of_its_files_is() {
 #[tokio::test]
 async fn what_cannot_be_opened_is_not_called_damaged() {
     let app = start().await;
-    let segments = app.mongo().await.collection::<Document>("segments");
+    let segments = Rows::of(&app.mongo().await);
     let customers = app.put("name=a&compress=none", "application/x-noise", noise(200_000, 1)).await;
     let parts = Parts::of(&app, &customers).await;
-    segments.update_one(doc! { "_id": parts.segment }, doc! { "$set": { "enc.mode": "ssec" } }).await.unwrap();
+    assert!(segments.update_one(doc! { "_id": parts.segment }, doc! { "$set": { "enc.mode": "ssec" } }).await);
     let keyless = app.put("name=b&compress=none", "application/x-noise", noise(200_000, 2)).await;
     let other = Parts::of(&app, &keyless).await;
-    segments.update_one(doc! { "_id": other.segment }, doc! { "$set": { "enc.kid": "gone" } }).await.unwrap();
+    assert!(segments.update_one(doc! { "_id": other.segment }, doc! { "$set": { "enc.kid": "gone" } }).await);
     let report = scrubbed(&app).await;
     assert_eq!((report.ok, report.blobs, report.skipped, report.keyless), (true, 0, 1, 1), "{report:?}");
     // Its chunks can be counted all the same.

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod recount;
 pub mod replica_set;
 pub mod requests;
+pub mod rows;
 pub mod ruft;
 pub mod scan;
 pub mod store;

@@ -9,6 +9,7 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{DateTime, Document, doc};
 
 use crate::support::app::{TestApp, noise};
+use crate::support::rows::Rows;
 
 async fn chunks(app: &TestApp) -> u64 {
     app.mongo().await.collection::<Document>("files.chunks").count_documents(doc! {}).await.unwrap()
@@ -45,13 +46,13 @@ async fn content_that_cannot_be_reaped_holds_up_no_other() {
     }
     // The rows of those condemned first cannot be read.
     let mongo = app.mongo().await;
-    let (blobs, segments) = (mongo.collection::<Document>("blobs"), mongo.collection::<Document>("segments"));
+    let (blobs, rows) = (mongo.collection::<Document>("blobs"), Rows::of(&mongo));
     let mut first = blobs.find(doc! {}).sort(doc! { "condemnedAt": 1 }).limit(2).await.unwrap();
     let (row, blob) = (first.next().await.unwrap().unwrap(), first.next().await.unwrap().unwrap());
     let spoil = doc! { "$set": { "gen": "one", "size": "many" } };
     blobs.update_one(doc! { "_id": row.get_object_id("_id").unwrap() }, spoil).await.unwrap();
     let spoil = doc! { "$set": { "storedLen": "long" } };
-    segments.update_one(doc! { "blob": blob.get_object_id("_id").unwrap() }, spoil).await.unwrap();
+    assert!(rows.update_one(doc! { "blob": blob.get_object_id("_id").unwrap() }, spoil).await);
 
     let error = sweep(&app.app.files).await.expect_err("one of them fails");
     assert!(format!("{error:?}").contains("expected i64"), "{error:?}");
@@ -82,7 +83,9 @@ async fn pages_of_content_that_cannot_be_reaped_hold_up_no_other() {
     let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
     let file = app.put("name=a", "application/octet-stream", noise(300_000, 1)).await;
     assert_eq!(delete(&app, &file).await, 204);
-    let (blob, segment) = (only(&app, "blobs").await, only(&app, "segments").await);
+    let mut blob = only(&app, "blobs").await;
+    let segment = Rows::of(&app.mongo().await).find_one(doc! {}).await.unwrap();
+    blob.remove("segment");
     let bad = plant(&app, "blobs", blob.clone(), |_| doc! { "condemnedAt": DateTime::from_millis(0) }).await;
     let segments = bad.iter().map(|blob| {
         let mut segment = segment.clone();

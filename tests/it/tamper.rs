@@ -15,6 +15,7 @@ use mongodb::{Collection, Database};
 use serde_json::Value;
 
 use crate::support::app::{TestApp, all_buckets, content_path, noise};
+use crate::support::rows::Rows;
 
 const CHUNK: usize = 64 << 10;
 /// Every form in which a file's bytes are stored.
@@ -80,7 +81,7 @@ impl<'a> Victim<'a> {
         let db = app.mongo().await;
         let id = Id::parse_str(file["id"].as_str().unwrap()).unwrap();
         let registry = one(&db, "file_registry", doc! { "file": id }).await;
-        let row = one(&db, "segments", doc! { "blob": registry.get_object_id("blob").unwrap() }).await;
+        let row = Rows::of(&db).only_of(registry.get_object_id("blob").unwrap()).await;
         let of_file = doc! { "files_id": row.get_object_id("_id").unwrap() };
         let chunks = db.collection("files.chunks").find(of_file).sort(doc! { "n": 1 }).await.unwrap();
         Self { app, db, file, bytes, row, registry, chunks: chunks.try_collect().await.unwrap() }
@@ -105,6 +106,15 @@ impl<'a> Victim<'a> {
         self.chunks[n].get_binary_generic("data").unwrap().clone()
     }
 
+    fn rows(&self) -> Rows {
+        Rows::of(&self.db)
+    }
+
+    async fn update_row(&self, update: Document) {
+        let row = doc! { "_id": self.segment() };
+        assert!(self.rows().update_one(row, update).await, "the change changes something");
+    }
+
     async fn update(&self, collection: &str, id: Id, update: Document) {
         let outcome = self.documents(collection).update_one(doc! { "_id": id }, update).await.unwrap();
         assert_eq!(outcome.modified_count, 1, "the change changes something");
@@ -119,10 +129,9 @@ impl<'a> Victim<'a> {
 
     /// Puts the row and the registry document back as they were.
     async fn restore(&self) {
-        for (collection, document) in [("segments", &self.row), ("file_registry", &self.registry)] {
-            let id = doc! { "_id": document.get("_id").unwrap() };
-            self.documents(collection).replace_one(id, document).upsert(true).await.unwrap();
-        }
+        self.rows().put_back(&self.row).await;
+        let id = doc! { "_id": self.registry.get("_id").unwrap() };
+        self.documents("file_registry").replace_one(id, &self.registry).upsert(true).await.unwrap();
     }
 
     async fn get(&self, range: Option<(usize, usize)>) -> Answer {
@@ -295,12 +304,12 @@ async fn a_tampered_segment_row_is_refused_and_never_gives_a_wrong_byte() {
         }
         for update in updates {
             let what = format!("{form}: {update}");
-            victim.update("segments", victim.segment(), update).await;
+            victim.update_row(update).await;
             victim.assert_refused(&what).await;
             victim.exact_ranges_of_a_few(&what).await;
             victim.restore().await;
         }
-        victim.documents("segments").delete_one(doc! { "_id": victim.segment() }).await.unwrap();
+        victim.rows().delete_one(doc! { "_id": victim.segment() }).await;
         assert!(victim.assert_refused(&format!("{form}: no row")).await);
         victim.restore().await;
         assert!(app.content(&victim.file).await == victim.bytes, "{form}: restored");
@@ -329,7 +338,7 @@ async fn a_tampered_copy_of_a_row_is_refused_and_never_gives_a_wrong_byte() {
             victim.exact_ranges_of_a_few(&what).await;
             victim.restore().await;
         }
-        victim.documents("segments").delete_one(doc! { "_id": victim.segment() }).await.unwrap();
+        victim.rows().delete_one(doc! { "_id": victim.segment() }).await;
         assert!(app.content(&victim.file).await == victim.bytes, "{form}: by the copy");
         victim.restore().await;
     }
@@ -343,7 +352,7 @@ async fn another_codec_in_the_row_is_refused_or_means_the_same_bytes() {
         let own = victim.row.get_str("codec").unwrap().to_owned();
         for codec in ["identity", "zstd", "gzip"].into_iter().filter(|codec| *codec != own) {
             let what = format!("{form} as {codec}");
-            victim.update("segments", victim.segment(), doc! { "$set": { "codec": codec } }).await;
+            victim.update_row(doc! { "$set": { "codec": codec } }).await;
             let answer = victim.get(None).await;
             // A sealed frame names its own codec; only its family is bound into the key.
             let is_family = form.contains("encrypt=true") && codec != "gzip";
@@ -373,10 +382,11 @@ async fn a_compressed_file_is_never_given_out_as_an_encoding_of_its_content() {
         let id = Id::parse_str(file["id"].as_str().unwrap()).unwrap();
         let registry = one(&db, "file_registry", doc! { "file": id }).await;
         let segment = doc! { "blob": registry.get_object_id("blob").unwrap() };
-        let row = one(&db, "segments", segment.clone()).await;
+        let segments = Rows::of(&db);
+        let row = segments.find_one(segment.clone()).await.unwrap();
         assert_eq!(row.get_str("codec").unwrap(), "identity");
         let stored_len = row.get_i64("storedLen").unwrap();
-        let (files, segments) = (db.collection::<Document>("file_registry"), db.collection::<Document>("segments"));
+        let files = db.collection::<Document>("file_registry");
         let chunks = db.collection::<Document>(&format!("{}.chunks", row.get_str("bucket").unwrap()));
         let of_file = doc! { "files_id": row.get_object_id("_id").unwrap() };
         let last = chunks.find_one(of_file).sort(doc! { "n": -1 }).await.unwrap().unwrap();
@@ -395,14 +405,14 @@ async fn a_compressed_file_is_never_given_out_as_an_encoding_of_its_content() {
                 files.update_one(doc! { "file": id }, doc! { "$set": change }).await.unwrap();
             } else {
                 without_copy(&db, id).await;
-                segments.update_one(segment.clone(), doc! { "$set": change }).await.unwrap();
+                assert!(segments.update_one(segment.clone(), doc! { "$set": change }).await);
             }
             let data = [last.get_binary_generic("data").unwrap().as_slice(), &vec![0; tail_len]].concat();
             chunks.update_one(last_id.clone(), doc! { "$set": { "data": binary(data) } }).await.unwrap();
             let answer = ask().await.unwrap();
             let what = format!("{codec}, {tail_len}: {:?}", answer.headers().get("content-encoding"));
             assert_eq!(answer.status().as_u16(), 500, "{what}");
-            segments.replace_one(segment.clone(), &row).await.unwrap();
+            segments.put_back(&row).await;
             files.replace_one(doc! { "file": id }, &registry).await.unwrap();
             chunks.replace_one(last_id.clone(), &last).await.unwrap();
         }
@@ -531,12 +541,15 @@ async fn two_blobs_that_exchange_their_segments_are_both_refused() {
     let app = start().await;
     for form in FORMS {
         let (a, b) = (Victim::upload(&app, form, 13).await, Victim::upload(&app, form, 14).await);
-        a.update("segments", a.segment(), doc! { "$set": { "blob": b.row.get("blob").unwrap().clone() } }).await;
-        b.update("segments", b.segment(), doc! { "$set": { "blob": a.row.get("blob").unwrap().clone() } }).await;
+        let exchange = async |from: &Victim<'_>, to: &Victim<'_>| {
+            let row = doc! { "$set": { "segment": from.row.clone() } };
+            to.update("blobs", to.row.get_object_id("blob").unwrap(), row).await;
+        };
+        exchange(&a, &b).await;
+        exchange(&b, &a).await;
         assert!(a.assert_refused(form).await && b.assert_refused(form).await);
-        // A segment more, which is not the file's.
         a.restore().await;
-        assert!(a.assert_refused(form).await, "{form}: two segments");
+        assert!(b.assert_refused(form).await && app.content(&a.file).await == a.bytes, "{form}");
         b.restore().await;
         assert!(app.content(&a.file).await == a.bytes && app.content(&b.file).await == b.bytes);
     }
@@ -554,11 +567,11 @@ async fn an_empty_file_with_a_tampered_row_is_refused() {
         let registry = one(&db, "file_registry", doc! { "file": id }).await;
         for change in [doc! { "len": 5_i64 }, doc! { "commit": binary([0; 32]) }] {
             let segment = doc! { "blob": registry.get_object_id("blob").unwrap() };
-            let row = one(&db, "segments", segment.clone()).await;
-            let segments = db.collection::<Document>("segments");
-            segments.update_one(segment.clone(), doc! { "$set": change }).await.unwrap();
+            let segments = Rows::of(&db);
+            let row = segments.find_one(segment.clone()).await.unwrap();
+            assert!(segments.update_one(segment.clone(), doc! { "$set": change }).await);
             assert_eq!(app.get(&content_path(&file)).send().await.unwrap().status().as_u16(), 500, "{query}");
-            segments.replace_one(segment, row).await.unwrap();
+            segments.put_back(&row).await;
         }
     }
 }

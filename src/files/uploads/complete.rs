@@ -19,6 +19,7 @@ use crate::format::digest::Sha256Digest;
 use crate::format::key::Key;
 use crate::store::blobs::{BlobDoc, scope};
 use crate::store::commit::{Commit, Content};
+use crate::store::rows::RowPlace;
 use crate::store::segments::{SegmentDoc, State};
 use crate::store::uploads::{UploadDoc, UploadEnd, UploadStatus};
 use crate::store::{Id, StoreError};
@@ -136,7 +137,8 @@ impl Files {
 
     /// The segments of an upload that is whole; an empty one gets its only part here.
     async fn whole(&self, principal: &Principal, upload: &UploadDoc, sent: Option<&Key>) -> Result<Vec<SegmentDoc>> {
-        let find = async || self.store.find_segments(upload.blob).await.map_err(|e| e.doing(COMPLETE));
+        let find =
+            async || self.store.find_segments(upload.blob, RowPlace::Segments).await.map_err(|e| e.doing(COMPLETE));
         let mut segments = find().await?;
         if segments.is_empty() && upload.size == Some(0) {
             let request = PartRequest { customer_key: sent.cloned(), ..PartRequest::default() };

@@ -19,6 +19,7 @@ use crate::format::manifest::Protection;
 use crate::pipeline::decode::Wanted;
 use crate::store::Id;
 use crate::store::concat::ConcatDoc;
+use crate::store::rows::RowPlace;
 use crate::store::uploads::{RecognisedDoc, StoringDoc, UploadDoc};
 
 /// Partial uploads of one final: each is looked at, and ended, by itself.
@@ -162,7 +163,9 @@ impl Files {
     async fn beginning(&self, partials: &[UploadDoc], sent: Option<&Key>) -> Result<Vec<u8>> {
         let mut beginning = Vec::new();
         for partial in partials {
-            for segment in self.store.find_segments(partial.blob).await.map_err(|e| e.doing(CONCATENATE))? {
+            for segment in
+                self.store.find_segments(partial.blob, RowPlace::Segments).await.map_err(|e| e.doing(CONCATENATE))?
+            {
                 let wanted = segment.len.unsigned_abs().min((SNIFF_LEN - beginning.len()) as u64);
                 let decoder = Arc::new(self.decoder(&partial.tenant, &segment, sent)?);
                 let bytes = stream_segment(self, &segment, Wanted::Plain(0..wanted), decoder)?;

@@ -19,6 +19,7 @@ use crate::random;
 use crate::store::Id;
 use crate::store::hashing::Hashing;
 use crate::store::registry::FileDoc;
+use crate::store::rows::RowPlace;
 use crate::store::segments::{SegmentDoc, State, binary};
 use crate::store::uploads::{HashedDoc, UploadDoc, UploadStatus};
 
@@ -39,7 +40,7 @@ impl Files {
         if self.store.find_parts_within(upload.blob, &next).await.map_err(|e| e.doing(HASH))?.is_empty() {
             return Ok(false);
         }
-        let segments = self.store.find_segments(upload.blob).await.map_err(|e| e.doing(HASH))?;
+        let segments = self.store.find_segments(upload.blob, RowPlace::Segments).await.map_err(|e| e.doing(HASH))?;
         let hashed = self.hash_on(upload, &segments, &self.managed_upload_key(), None, Noting::Must).await?;
         Ok(hashed.is_some_and(|hashed| hashed.len > upload.hashed.len))
     }
@@ -50,7 +51,7 @@ impl Files {
     /// As [`catch_up`](Self::catch_up).
     pub async fn settle_digest(&self, file: &FileDoc) -> Result<bool> {
         let fail = |error: crate::store::StoreError| error.doing(HASH);
-        let segments = self.store.find_segments(file.blob).await.map_err(fail)?;
+        let segments = self.store.find_segments(file.blob, RowPlace::Segments).await.map_err(fail)?;
         let Some(first) = segments.first() else { return Err(Error::damaged(HASH, "the file has no segment")) };
         let key = self.managed_upload_key();
         let upload = self.store.find_upload_of(file.file).await.map_err(fail)?;

@@ -8,6 +8,7 @@ use super::{Check, PAGE, Step, Subject};
 use crate::store::blobs::BlobDoc;
 use crate::store::census::{ChunkSums, Entry, FilesHead, SegmentHead};
 use crate::store::registry::FileDoc;
+use crate::store::rows::RowPlace;
 use crate::store::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
 use crate::store::segments::State;
 use crate::store::{Bson, DateTime, Id};
@@ -55,7 +56,7 @@ impl Check<'_> {
 
     /// File → segments, by its manifest.
     async fn judge_content(&self, file: FileDoc) -> Step<Option<String>> {
-        match self.files.store.find_segments(file.blob).await {
+        match self.files.store.find_segments(file.blob, RowPlace::likely(file.content.stored_size)).await {
             Err(error) if error.is_transient() => Err(error),
             Err(_) => Ok(Some("has segments that cannot be read".to_owned())),
             Ok(segments) if !file.copies(&segments) => Ok(Some("has a copy of its row that says otherwise".to_owned())),
@@ -126,7 +127,8 @@ impl Check<'_> {
                 (Some(_), _) => None,
             };
             if let Some((fault, what)) = fault {
-                self.suspect(Subject::Segment(segment.id), fault, SEGMENTS, segment.id.to_hex(), what);
+                let place = segment.place.collection();
+                self.suspect(Subject::Segment(segment.id), fault, place, segment.id.to_hex(), what);
             }
         }
         Ok(())

@@ -295,7 +295,7 @@ impl ChunkWriter {
 }
 
 /// Shorter files are committed in one transaction, chunks included.
-const SMALL_LEN: usize = 2 << 20;
+pub(in crate::store) const SMALL_LEN: usize = 2 << 20;
 
 /// The chunks of a finished writer.
 pub enum WrittenChunks {

@@ -7,6 +7,7 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 
 use super::app::TestApp;
+use super::rows::Rows;
 
 /// What a database holds.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub async fn recount(app: &TestApp) -> Recount {
     let mut counted = Recount { files: registry.len() as i64, plain_len: sizes.sum(), ..Recount::default() };
 
     // What each segment needs: its blob, itself, its files document, its chunks.
-    let segments = all(app, "segments", doc! { "blob": 1, "storedLen": 1, "chunkSize": 1 }).await;
+    let segments = Rows::of(&app.mongo().await).find(doc! {}).await;
     let mut needed = HashMap::new();
     for segment in &segments {
         let stored_len = segment.get_i64("storedLen").unwrap();
