@@ -434,15 +434,19 @@ async fn the_commands_print_one_report_and_say_it_by_their_status() {
 #[tokio::test]
 async fn a_row_that_cannot_be_read_still_owns_its_bytes() {
     let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
-    let bytes = noise(2 << 20, 77);
-    let file = app.put("name=a", "application/octet-stream", bytes.clone()).await;
-    let rows = app.mongo().await.collection::<Document>("segments");
-    let sound = rows.find_one(doc! {}).await.unwrap().unwrap();
-    rows.update_one(doc! {}, doc! { "$set": { "storedLen": "a text" } }).await.unwrap();
-    let report = repair(&app).await;
-    assert_eq!((report.ok, report.repaired.grid_files, report.repaired.chunks), (false, 0, 0), "{report:?}");
-    sweep(&app.app.files).await.unwrap();
-    rows.replace_one(doc! { "_id": sound.get("_id").unwrap() }, &sound).await.unwrap();
-    assert!(app.content(&file).await == bytes, "mended, it is whole");
-    assert!(fsck(&app.app.files).await.unwrap().ok);
+    // By itself, and in its blob.
+    for len in [2 << 20, 300_000] {
+        let bytes = noise(len, 77);
+        let file = app.put("name=a", "application/octet-stream", bytes.clone()).await;
+        let db = app.mongo().await;
+        let [.., sound] = rows(&db, &file).await;
+        let (segments, id) = (Rows::of(&db), doc! { "_id": sound.get("_id").unwrap() });
+        assert!(segments.update_one(id, doc! { "$set": { "storedLen": "a text" } }).await);
+        let report = repair(&app).await;
+        assert_eq!((report.ok, report.repaired.grid_files, report.repaired.chunks), (false, 0, 0), "{report:?}");
+        sweep(&app.app.files).await.unwrap();
+        segments.put_back(&sound).await;
+        assert!(app.content(&file).await == bytes, "mended, it is whole");
+        assert!(fsck(&app.app.files).await.unwrap().ok);
+    }
 }
