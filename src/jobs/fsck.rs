@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::metrics;
 use crate::store::census::Which;
+use crate::store::rows::{RowPlace, blob_id};
 use crate::store::schema::{BLOBS, REGISTRY, SEGMENTS, files_of};
 use crate::store::usage::UsageSums;
 use crate::store::{Bson, Id, StoreError};
@@ -206,7 +207,7 @@ impl Check<'_> {
             let ids: Vec<Id> = page.iter().map(|entry| entry.id).collect();
             let rows = self.files.store.list_rows_in_blobs(&ids).await?;
             self.checked.segments += rows.len() as u64;
-            self.judge_segments(rows).await?;
+            self.judge_segments(RowPlace::Blob, rows).await?;
             self.judge_blobs(page).await?;
             self.confirm_many().await?;
         }
@@ -220,7 +221,7 @@ impl Check<'_> {
             after = Some(last.id);
             self.checked.segments += page.len() as u64;
             self.progress.advance(page.len() as u64);
-            self.judge_segments(page).await?;
+            self.judge_segments(RowPlace::Segments, page).await?;
             self.confirm_many().await?;
         }
     }
@@ -317,7 +318,9 @@ impl Check<'_> {
             self.judge_blobs(store.list_blobs(Which::Of(ids)).await?).await?;
         }
         for ids in segments.chunks(PAGE) {
-            self.judge_segments(store.list_segments(Which::Of(ids)).await?).await?;
+            let in_blobs: Vec<Id> = ids.iter().copied().map(blob_id).collect();
+            self.judge_segments(RowPlace::Segments, store.list_segments(Which::Of(ids)).await?).await?;
+            self.judge_segments(RowPlace::Blob, store.list_rows_in_blobs(&in_blobs).await?).await?;
         }
         for (bucket, ids) in grid_files {
             for ids in ids.chunks(PAGE) {

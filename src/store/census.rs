@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::blobs::BlobDoc;
 use super::limit::{SCAN_LIMIT, Within};
 use super::registry::FileDoc;
-use super::rows::{ROW, RowPlace, blob_id, blob_ids, segment_id};
+use super::rows::{ROW, RowPlace, blob_ids, segment_id};
 use super::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
 use super::segments::{SegmentDoc, State};
 use super::shape::odd_shape;
@@ -71,7 +71,7 @@ pub struct Entry<T> {
 /// Bytes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "named as those of `SegmentDoc`; and where the row is")]
+#[expect(missing_docs, reason = "named as those of `SegmentDoc`")]
 pub struct SegmentHead {
     #[serde(rename = "_id")]
     pub id: Id,
@@ -82,8 +82,6 @@ pub struct SegmentHead {
     pub stored_len: i64,
     pub chunk_size: i32,
     pub state: State,
-    #[serde(skip)]
-    pub place: RowPlace,
 }
 
 impl SegmentHead {
@@ -155,14 +153,9 @@ impl Store {
         self.entries(BLOBS, which, |_| None).await
     }
 
-    /// Segments by id, those whose rows are by themselves; where they are asked for by id, the others too.
+    /// Segments by id, those whose rows are by themselves.
     pub async fn list_segments(&self, which: Which<'_>) -> StoreResult<Vec<Entry<SegmentHead>>> {
-        let mut found = self.entries(SEGMENTS, which, |_| None).await?;
-        if let Which::Of(ids) = which {
-            let blobs: Vec<Id> = ids.iter().copied().map(blob_id).collect();
-            found.extend(self.list_rows_in_blobs(&blobs).await?);
-        }
-        Ok(found)
+        self.entries(SEGMENTS, which, |_| None).await
     }
 
     /// The rows in these blobs; a blob that has one which cannot be read is an entry of that segment all the same.
@@ -173,7 +166,7 @@ impl Store {
         let found: Vec<RawDocumentBuf> = found.within(self.limit).await?.try_collect().within(self.limit).await?;
         let entry = |blob: RawDocumentBuf| {
             let id = blob.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
-            let row = RowPlace::Blob.row(&blob).ok().flatten().and_then(|row| read_head(row, RowPlace::Blob));
+            let row = RowPlace::Blob.row(&blob).ok().flatten().and_then(read_head);
             let row = row.filter(|row: &SegmentHead| row.blob == id && row.id == segment_id(id));
             let odd = row.is_none().then(|| "cannot be read, or is another blob's".to_owned());
             Ok(Entry { id: segment_id(id), row, odd })
@@ -253,7 +246,7 @@ impl Store {
             let rows = self.collection::<RawDocumentBuf>(place.collection());
             let found = rows.find(filter).projection(heads(place)).max_time(self.limit).within(self.limit).await?;
             let found: Vec<RawDocumentBuf> = found.try_collect().within(self.limit).await?;
-            heads_found.extend(found.iter().filter_map(|holder| read_head(place.row(holder).ok()??, place)));
+            heads_found.extend(found.iter().filter_map(|holder| read_head(place.row(holder).ok()??)));
         }
         Ok(heads_found)
     }
@@ -309,9 +302,8 @@ fn heads(place: RowPlace) -> Document {
     fields.into_iter().map(|field| (place.field(field), Bson::from(1))).collect()
 }
 
-fn read_head(row: &RawDocument, place: RowPlace) -> Option<SegmentHead> {
-    let head = mongodb::bson::deserialize_from_slice::<SegmentHead>(row.as_bytes()).ok()?;
-    Some(SegmentHead { place, ..head })
+fn read_head(row: &RawDocument) -> Option<SegmentHead> {
+    mongodb::bson::deserialize_from_slice(row.as_bytes()).ok()
 }
 
 /// A running scan of files documents.

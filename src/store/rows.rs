@@ -20,10 +20,9 @@ pub(super) const ROWS_AT_ONCE: u32 = 10_000;
 pub(super) const ROW: &str = "segment";
 
 /// Where a segment's row is.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowPlace {
     /// In `segments`.
-    #[default]
     Segments,
     /// In its blob.
     Blob,

@@ -9,7 +9,7 @@ use crate::store::blobs::BlobDoc;
 use crate::store::census::{ChunkSums, Entry, FilesHead, SegmentHead};
 use crate::store::registry::FileDoc;
 use crate::store::rows::RowPlace;
-use crate::store::schema::{BLOBS, REGISTRY, SEGMENTS, chunks_of, files_of};
+use crate::store::schema::{BLOBS, REGISTRY, chunks_of, files_of};
 use crate::store::segments::State;
 use crate::store::{Bson, DateTime, Id};
 
@@ -93,9 +93,9 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Segment → blob, segment → files document.
-    pub(super) async fn judge_segments(&mut self, page: Vec<Entry<SegmentHead>>) -> Step<()> {
-        let page = self.readable(page, SEGMENTS, Subject::Segment);
+    /// Segment → blob, segment → files document; of rows in one place.
+    pub(super) async fn judge_segments(&mut self, place: RowPlace, page: Vec<Entry<SegmentHead>>) -> Step<()> {
+        let page = self.readable(page, place.collection(), Subject::Segment);
         let mut by_bucket: BTreeMap<String, Vec<Bson>> = BTreeMap::new();
         for segment in &page {
             by_bucket.entry(segment.bucket.clone()).or_default().push(segment.files_id());
@@ -127,8 +127,7 @@ impl Check<'_> {
                 (Some(_), _) => None,
             };
             if let Some((fault, what)) = fault {
-                let place = segment.place.collection();
-                self.suspect(Subject::Segment(segment.id), fault, place, segment.id.to_hex(), what);
+                self.suspect(Subject::Segment(segment.id), fault, place.collection(), segment.id.to_hex(), what);
             }
         }
         Ok(())
