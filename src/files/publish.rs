@@ -92,8 +92,11 @@ impl Files {
     ) -> Result<Sharing> {
         let fail = |error: StoreError| error.doing(PUBLISHING);
         let Some(same) = self.store.find_same(blob).await.map_err(fail)? else { return Ok(Sharing::Gone) };
-        let segments = self.store.find_segments(same.id, RowPlace::likely(same.size)).await.map_err(fail)?;
-        let entry = match self.readable_entry(principal, &same, segments, plain, said).await {
+        let entry = match self.store.find_segments(same.id, RowPlace::likely(same.size)).await {
+            Ok(segments) => self.readable_entry(principal, &same, segments, plain, said).await,
+            Err(error) => Err(fail(error)),
+        };
+        let entry = match entry {
             Err(error) if matches!(error.code, ErrorCode::Damaged | ErrorCode::KeyUnavailable) => {
                 // What was condemned meanwhile has lost its keys; that is no damage.
                 let again = self.store.find_same(blob).await.map_err(fail)?;

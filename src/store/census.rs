@@ -167,8 +167,7 @@ impl Store {
         let entry = |blob: RawDocumentBuf| {
             let id = blob.get_object_id("_id").map_err(|error| StoreError::Damaged(error.to_string()))?;
             let row = RowPlace::Blob.row(&blob).ok().flatten().and_then(read_head);
-            let row = row.filter(|row: &SegmentHead| row.blob == id && row.id == segment_id(id));
-            let odd = row.is_none().then(|| "cannot be read, or is another blob's".to_owned());
+            let odd = row.is_none().then(|| "cannot be read, or is not its blob's".to_owned());
             Ok(Entry { id: segment_id(id), row, odd })
         };
         found.into_iter().map(entry).collect()

@@ -21,11 +21,11 @@ impl Store {
     /// Condemns a GridFS file that no segment owns: its files document with its chunks, or chunks alone.
     /// False when it has an owner by now, or this program did not write it.
     ///
-    /// An owner cannot come in between: rows are there before chunks, and of two rows of one file the
-    /// unique index refuses the second.
+    /// An owner cannot come in between: a row is there before its chunks, or comes with them in one transaction, and of two
+    /// rows of one file in `segments` the unique index refuses the second.
     pub async fn condemn_unowned(&self, bucket: &str, files_id: &Bson, now: DateTime) -> StoreResult<bool> {
         let ids = std::slice::from_ref(files_id);
-        if self.has_row(bucket, files_id).await? {
+        if self.is_owned(bucket, files_id).await? {
             return Ok(false);
         }
         let is_ours = match self.scan_files_documents(bucket, Some(ids)).await?.next(1).await?.first() {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::audit::AuditDoc;
 use super::group;
 use super::limit::Within;
-use super::row_copy::RowCopy;
+use super::row_copy::{self, RowCopy};
 use super::schema::{BLOBS, REGISTRY};
 use super::segments::State;
 use super::transaction::{StepError, Transaction};
@@ -33,7 +33,7 @@ pub struct ContentDoc {
     /// Bytes in GridFS.
     pub stored_size: i64,
     /// Where plain and in one segment: a copy of that one's row.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "row_copy::lenient")]
     pub row: Option<RowCopy>,
     /// Without such a copy, its only segment, where that is one small chunk: a hint, so that both can be looked for at
     /// once.

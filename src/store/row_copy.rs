@@ -3,8 +3,8 @@
 //!
 //! No copy is made of a row that holds a wrapped key: a key is in one place, where it can be replaced and destroyed.
 
-use mongodb::bson::Binary;
-use serde::{Deserialize, Serialize};
+use mongodb::bson::{Binary, Bson};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Id;
 use super::registry::{ContentDoc, FileDoc};
@@ -23,6 +23,11 @@ pub struct RowCopy {
     frame_len: i32,
     seek: Binary,
     commit: Binary,
+}
+
+/// A copy that cannot be read is none: the row is there.
+pub(super) fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RowCopy>, D::Error> {
+    Ok(mongodb::bson::deserialize_from_bson(Bson::deserialize(deserializer)?).ok())
 }
 
 impl RowCopy {

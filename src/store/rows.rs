@@ -10,7 +10,7 @@ use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use super::gridfs::write::SMALL_LEN;
 use super::group::{self, Group};
 use super::limit::Within;
-use super::schema::{BLOBS, SEGMENTS};
+use super::schema::{BLOBS, REGISTRY, SEGMENTS};
 use super::segments::SegmentDoc;
 use super::{Id, Store, StoreError, StoreResult, look_ups};
 
@@ -67,16 +67,19 @@ impl RowPlace {
     /// The row of a document of the place, if there is one.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] where something else is in its place.
+    /// [`StoreError::Damaged`] where something else is in its place, or a row of other bytes than the blob's own: whoever
+    /// reads or reaps by it would take another's.
     pub fn row(self, document: &RawDocument) -> StoreResult<Option<&RawDocument>> {
-        match self {
-            Self::Segments => Ok(Some(document)),
-            Self::Blob => match document.get(ROW) {
-                Ok(None) => Ok(None),
-                Ok(Some(row)) => row.as_document().map(Some).ok_or_else(|| damaged("it is no document")),
-                Err(error) => Err(damaged(error)),
-            },
+        if self == Self::Segments {
+            return Ok(Some(document));
         }
+        let Some(row) = document.get(ROW).map_err(damaged)? else { return Ok(None) };
+        let row = row.as_document().ok_or_else(|| damaged("it is no document"))?;
+        let holder = document.get_object_id("_id").map_err(damaged)?;
+        let is_its = row.get_object_id("blob").is_ok_and(|blob| blob == holder)
+            && row.get_object_id("_id").is_ok_and(|id| id == segment_id(holder))
+            && matches!(row.get("filesId"), Ok(None));
+        if is_its { Ok(Some(row)) } else { Err(damaged("it is not its blob's")) }
     }
 }
 
@@ -160,15 +163,11 @@ impl Store {
                 by_blob.entry(blob).or_default().push(holder);
             }
         }
-        let read = |blob: Id, holder: &RawDocument| {
+        let read = |holder: &&RawDocument| {
             let row = place.row(holder).transpose()?;
-            let row = row.and_then(|row| mongodb::bson::deserialize_from_slice(row.as_bytes()).map_err(damaged));
-            Some(row.and_then(|row: SegmentDoc| match row.blob == blob {
-                true => Ok(row),
-                false => Err(damaged("it is another blob's")),
-            }))
+            Some(row.and_then(|row| mongodb::bson::deserialize_from_slice(row.as_bytes()).map_err(damaged)))
         };
-        let of = |blob: &Id| by_blob.get(blob).into_iter().flatten().filter_map(|holder| read(*blob, holder)).collect();
+        let of = |blob: &Id| by_blob.get(blob).into_iter().flatten().filter_map(read).collect();
         blobs.iter().map(of).collect()
     }
 
@@ -183,13 +182,17 @@ impl Store {
         Ok(found.within(self.limit).await?.try_collect().within(self.limit).await?)
     }
 
-    /// Whether a row, readable or not, owns a GridFS file.
-    pub async fn has_row(&self, bucket: &str, files_id: &Bson) -> StoreResult<bool> {
-        let own = doc! { "$or": [{ "_id": files_id.clone() }, { "bucket": bucket, "filesId": files_id.clone() }] };
-        let in_blob = doc! { "_id": { "$in": blob_ids(std::slice::from_ref(files_id)) }, ROW: { "$exists": true } };
-        for (place, filter) in [(RowPlace::Segments, own), (RowPlace::Blob, in_blob)] {
-            let holders = self.documents(place.collection());
-            let found = holders.find_one(filter).projection(doc! { "_id": 1 }).max_time(self.limit);
+    /// Whether anything says that a GridFS file is its own: a row, readable or not; a blob that it would be the segment
+    /// of, with its row or without; a registry document that names such a blob, or has a copy of the row.
+    pub async fn is_owned(&self, bucket: &str, files_id: &Bson) -> StoreResult<bool> {
+        let row = doc! { "$or": [{ "_id": files_id.clone() }, { "bucket": bucket, "filesId": files_id.clone() }] };
+        let blobs = blob_ids(std::slice::from_ref(files_id));
+        let (blob, naming) = (doc! { "_id": { "$in": &blobs } }, doc! { "blob": { "$in": &blobs } });
+        // The last by a walk through all files: it is a repair that asks.
+        let copied = doc! { "content.row.segment": files_id.clone() };
+        for (collection, filter) in [(SEGMENTS, row), (BLOBS, blob), (REGISTRY, naming), (REGISTRY, copied)] {
+            let documents = self.documents(collection);
+            let found = documents.find_one(filter).projection(doc! { "_id": 1 }).max_time(self.limit);
             if found.within(self.limit).await?.is_some() {
                 return Ok(true);
             }

@@ -4,6 +4,7 @@
 use mongodb::bson::{DateTime, RawBsonRef, RawDocument};
 
 use super::registry::FileDoc;
+use super::row_copy::RowCopy;
 
 /// What no gateway writes like this; none for a sound document.
 pub fn odd_shape(document: &RawDocument) -> Option<String> {
@@ -23,6 +24,12 @@ pub fn odd_shape(document: &RawDocument) -> Option<String> {
         (Ok(expire), Ok(purge), Ok(is_held)) => odd_dates(expire, purge, is_held).map(str::to_owned),
         (Err(wrong), ..) | (_, Err(wrong), _) | (_, _, Err(wrong)) => Some(wrong),
     };
+    let copy = document.get_document("content").ok().and_then(|content| content.get("row").ok().flatten());
+    let is_copy = |copy: RawBsonRef<'_>| {
+        copy.as_document().is_some_and(|copy| mongodb::bson::deserialize_from_slice::<RowCopy>(copy.as_bytes()).is_ok())
+    };
+    let wrong =
+        wrong.or_else(|| (!copy.is_none_or(is_copy)).then(|| "has a copy of its row that cannot be read".to_owned()));
     let is_file = || mongodb::bson::deserialize_from_slice::<FileDoc>(document.as_bytes()).is_ok();
     wrong.or_else(|| (!is_file()).then(|| "cannot be read as a file".to_owned()))
 }

@@ -62,7 +62,7 @@ async fn a_row_that_is_missing_in_its_blob_is_named() {
     let unset = doc! { "$unset": { "segment": "" } };
     assert_eq!(mongo.collection::<Document>("blobs").update_one(doc! {}, unset).await.unwrap().modified_count, 1);
     let report = check(&app).await;
-    // The file does not open, and its bytes have no owner.
+    // The copy is of no row, and so are the bytes; a repair leaves them (`repair.rs`).
     assert_eq!((report.mismatched.count, report.orphans.count), (1, 1), "{report:?}");
 }
 

@@ -238,6 +238,12 @@ async fn a_copy_that_says_otherwise_than_the_row_is_found_and_gives_no_wrong_byt
         files.replace_one(id.clone(), &known).await.unwrap();
         assert!(app.content(&file).await == prose(MIB, 1), "{change}");
     }
+    // One that cannot be read is none, and is named.
+    let odd = doc! { "$set": { "content.row.frameLen": "long" } };
+    files.update_one(id.clone(), odd).await.unwrap();
+    assert!(app.content(&file).await == prose(MIB, 1));
+    assert_eq!(fsck(&app.app.files).await.unwrap().shape.count, 1);
+    files.replace_one(id.clone(), &known).await.unwrap();
     assert!(fsck(&app.app.files).await.unwrap().ok);
 }
 

@@ -10,7 +10,7 @@ use gridgate::jobs::scrub::{Scrub, scrub};
 use gridgate::jobs::sweep::sweep;
 use mongodb::Database;
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::app::{TestApp, noise};
@@ -19,6 +19,7 @@ use crate::support::mongod;
 use crate::support::program;
 use crate::support::rows::Rows;
 use crate::support::store::chunk;
+use crate::support::uploads::{PART, begin, complete, put_part};
 
 /// How long the traffic lasts at least, and how many checks must run beside it.
 const TRAFFIC: Duration = Duration::from_secs(6);
@@ -448,5 +449,32 @@ async fn a_row_that_cannot_be_read_still_owns_its_bytes() {
         segments.put_back(&sound).await;
         assert!(app.content(&file).await == bytes, "mended, it is whole");
         assert!(fsck(&app.app.files).await.unwrap().ok);
+    }
+}
+
+/// Plain content is read by the copy of its row: where the row is lost, the file is whole, and its bytes are not for a repair.
+#[tokio::test]
+async fn what_has_lost_its_row_and_is_still_read_is_not_taken_for_an_orphan() {
+    let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
+    let db = app.mongo().await;
+    let part = noise(PART, 3);
+    let said = json!({ "name": "a", "size": PART, "partSize": PART, "encrypt": false, "compress": "none" });
+    let upload = begin(&app, said).await;
+    put_part(&app, &upload, 0, &part).await;
+    let mut files = vec![(complete(&app, &upload).await.expect(201), part)];
+    for len in [50_000, 3 << 20] {
+        let bytes = noise(len, len as u64);
+        let put = app.put("name=a&encrypt=false&compress=none", "application/x-noise", bytes.clone());
+        files.push((put.await, bytes));
+    }
+    for (file, bytes) in &files {
+        let [registry, _, segment] = rows(&db, file).await;
+        assert!(registry.get_document("content").unwrap().contains_key("row"));
+        Rows::of(&db).delete_one(doc! { "_id": segment.get("_id").unwrap() }).await;
+        let report = repair(&app).await;
+        assert!(!report.ok && report.repaired == Default::default(), "{report:?}");
+        app.clock.advance(Duration::from_secs(2));
+        sweep(&app.app.files).await.unwrap();
+        assert!(app.content(file).await == *bytes, "{} bytes", bytes.len());
     }
 }

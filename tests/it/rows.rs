@@ -87,9 +87,14 @@ async fn content_with_a_row_of_its_own_is_read_shared_checked_rewrapped_and_reap
     }
 }
 
-/// Of two rows of one blob, that in the blob is read; the other owns nothing.
 #[tokio::test]
-async fn a_row_of_another_blob_is_not_read_and_not_reaped() {
+async fn a_row_of_other_bytes_is_not_read_and_not_reaped_by() {
+    for what in ["another's", "of another's id", "of another's bytes"] {
+        plant_and_reap(what).await;
+    }
+}
+
+async fn plant_and_reap(what: &str) {
     let app = TestApp::start_with(|settings| settings.storage.quarantine_secs = 0).await;
     let db = app.mongo().await;
     let mut blobs = Vec::new();
@@ -102,16 +107,24 @@ async fn a_row_of_another_blob_is_not_read_and_not_reaped() {
         blobs.push(db.collection::<Document>("blobs").find_one(of_file).await.unwrap().unwrap());
         files.push(file);
     }
-    let planted = doc! { "$set": { "segment": blobs[0].get_document("segment").unwrap() } };
+    let others = blobs[0].get_document("segment").unwrap();
+    let planted = doc! { "$set": match what {
+        "another's" => doc! { "segment": others },
+        "of another's id" => doc! { "segment._id": others.get("_id").unwrap() },
+        _ => doc! { "segment.filesId": others.get("_id").unwrap() },
+    } };
     let second = doc! { "_id": blobs[1].get_object_id("_id").unwrap() };
     db.collection::<Document>("blobs").update_one(second.clone(), planted).await.unwrap();
-    assert_eq!(app.get(&content_path(&files[1])).send().await.unwrap().status().as_u16(), 500);
+    assert_eq!(app.get(&content_path(&files[1])).send().await.unwrap().status().as_u16(), 500, "{what}");
     let report = fsck(&app.app.files).await.unwrap();
     assert!(!report.ok && report.shape.count == 1, "{report:?}");
+    let again = app.put("name=a&encrypt=true", TYPE, noise(50_000, 2)).await;
+    assert_eq!(again["deduplicated"], false, "{what}: it is stored anew");
+    assert!(app.content(&again).await == noise(50_000, 2), "{what}");
     let path = format!("/v1/files/{}", files[1]["id"].as_str().unwrap());
     assert_eq!(app.request("DELETE", &path).send().await.unwrap().status().as_u16(), 204);
     sweep(&app.app.files).await.expect_err("it is not its row");
-    assert!(app.content(&files[0]).await == noise(50_000, 1), "the other's bytes are there");
+    assert!(app.content(&files[0]).await == noise(50_000, 1), "{what}: the other's bytes are there");
 }
 
 #[tokio::test]

@@ -88,8 +88,8 @@ impl Store {
                 if is_small {
                     return reading.left_future();
                 }
-                // A task of its own takes the reply off the connection while the consumer pauses. Small chunks are read
-                // in such a one anyway.
+                // A task of its own takes the reply off the connection while the consumer pauses. A small chunk is read in the
+                // one of its group; only where it is looked for a second time, a consumer that goes away costs a connection.
                 let reading = tokio::spawn(reading).map(|read| {
                     read.unwrap_or_else(|error| Err(StoreError::Damaged(format!("a read task ended: {error}"))))
                 });
