@@ -9,8 +9,8 @@ const path = require('node:path')
 const { chromium } = require('playwright-core')
 
 const [url, key, file, port, mode] = process.argv.slice(2)
-const LAUNCH_MS = 15_000
-const UPLOAD_MS = 45_000
+const LAUNCH_MS = 60_000
+const UPLOAD_MS = 120_000
 // Bytes a second that the page may send, so that there is a half at which to pause or to leave.
 const SLOW = { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: 4 << 20 }
 const FLAGS = ['--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync']
@@ -26,7 +26,6 @@ function inPage({ url, key, mode }) {
     endpoint: `${url}/tus/`,
     headers: { Authorization: `Bearer ${key}` },
     chunkSize: 1 << 20,
-    retryDelays: [0, 200, 500],
     parallelUploads: mode === 'parallel' ? 3 : 1,
     onBeforeRequest: (request) => {
       sent.push(`${request.getMethod()} ${request.getHeader('Upload-Offset') ?? ''}`.trim())

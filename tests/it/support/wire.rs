@@ -48,6 +48,13 @@ impl Wire {
         self.stream.shutdown().await.unwrap();
     }
 
+    /// Breaks off what it was sending, and waits until the peer is done with what came. A connection that is just
+    /// dropped may have bytes on their way, and who asks for them then is taken for the client that comes again.
+    pub async fn break_off(mut self) {
+        self.send_no_more().await;
+        while self.fill().await {}
+    }
+
     /// The next answer without its body, which is left to come.
     pub async fn head(&mut self) -> Answer {
         self.read_head().await.expect("an answer")
