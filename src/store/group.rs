@@ -1,7 +1,7 @@
 //! Work done together for requests that come at the same time: many small files cost the database little
-//! more than one. No timer: who comes alone is served at once and alone, who comes while all workers are
-//! busy, or while one has just begun what does not take long, is served with everybody else who waits by then. Does not
-//! know what the work is.
+//! more than one. Who comes alone is served at once and alone; who comes while all workers are busy, or while one has
+//! just begun what does not take long, is served with everybody else who waits by then. Only after a group of several
+//! writes its worker waits a moment for several to be together again. Does not know what the work is.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,14 @@ const WORKERS: usize = 2;
 /// memory as a rule: then a second group at once would wait for nothing but the processor, and both would be smaller.
 pub(super) const READ_PATIENCE: Duration = Duration::from_millis(5);
 
+/// Who wrote in a group of several comes again as a rule, but not at once with the others. Unless those are waited for,
+/// the first goes alone, with as many commands as all of them need. So many are waited for, in percent of the group:
+const AWAITED_PERCENT: usize = 75;
+
+/// How often it is looked whether they wait, and how many times at most.
+const LOOK: Duration = Duration::from_millis(1);
+const LOOKS: usize = 4;
+
 /// Where requests meet.
 pub(super) struct Group<I, O>(Arc<Shared<I, O>>);
 
@@ -32,11 +40,15 @@ struct Shared<I, O> {
     /// The most that a group weighs, if it is of more than one.
     most: usize,
     weigh: fn(&I) -> usize,
-    /// How long the group under way must take before another is begun beside it.
-    patience: Duration,
-    /// Whether who went away is served all the same.
-    serves_absent: bool,
+    kind: Kind,
     state: Mutex<State<I, O>>,
+}
+
+enum Kind {
+    /// Whoever came is served, whether they wait or not.
+    Writes,
+    /// Of use only to those who still wait. The group under way must take so long before another is begun beside it.
+    Reads { patience: Duration },
 }
 
 struct State<I, O> {
@@ -63,18 +75,18 @@ type Taken<I, O> = (Vec<I>, Vec<oneshot::Sender<O>>);
 impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
     /// Groups of members that together weigh no more than `most`. Whoever came is served, whether they wait or not.
     pub fn of_writes(most: usize, weigh: fn(&I) -> usize) -> Self {
-        Self::new(most, weigh, Duration::ZERO, true)
+        Self::new(most, weigh, Kind::Writes)
     }
 
     /// The same for what is of use only to those who still wait, one group at a time unless it takes longer than
     /// `patience`.
     pub fn of_reads(most: usize, weigh: fn(&I) -> usize, patience: Duration) -> Self {
-        Self::new(most, weigh, patience, false)
+        Self::new(most, weigh, Kind::Reads { patience })
     }
 
-    fn new(most: usize, weigh: fn(&I) -> usize, patience: Duration, serves_absent: bool) -> Self {
+    fn new(most: usize, weigh: fn(&I) -> usize, kind: Kind) -> Self {
         let state = Mutex::new(State { waiting: Vec::new(), begun: [None; WORKERS] });
-        Self(Arc::new(Shared { most, weigh, patience, serves_absent, state }))
+        Self(Arc::new(Shared { most, weigh, kind, state }))
     }
 
     /// What `work` makes of `item`, alone or with others; none if `work` panicked over this group.
@@ -92,12 +104,14 @@ impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
         if let Some(mut place) = self.enter(item, answer) {
             tokio::spawn(async move {
                 while let Some((items, answers)) = place.take() {
+                    let served = items.len();
                     // Without an output their answers are dropped, and the next group is served.
                     let done = AssertUnwindSafe(work(items)).catch_unwind().await;
                     for (output, answer) in done.unwrap_or_default().into_iter().zip(answers) {
                         // Who went away needs no answer.
                         let _ = answer.send(output);
                     }
+                    place.linger(served).await;
                 }
             });
         }
@@ -108,7 +122,9 @@ impl<I: Send + 'static, O: Send + 'static> Group<I, O> {
     fn enter(&self, item: I, answer: oneshot::Sender<O>) -> Option<Place<I, O>> {
         let mut state = self.0.lock();
         state.waiting.push((item, answer));
-        if state.begun.iter().flatten().any(|begun| begun.elapsed() < self.0.patience) {
+        if let Kind::Reads { patience } = self.0.kind
+            && state.begun.iter().flatten().any(|begun| begun.elapsed() < patience)
+        {
             return None;
         }
         let worker = state.begun.iter().position(Option::is_none)?;
@@ -127,7 +143,7 @@ impl<I, O> Place<I, O> {
     /// The first of those that wait, as many as a group may be of; where nobody waits, the place is left.
     fn take(&mut self) -> Option<Taken<I, O>> {
         let mut state = self.shared.lock();
-        if !self.shared.serves_absent {
+        if let Kind::Reads { .. } = self.shared.kind {
             state.waiting.retain(|(_, answer)| !answer.is_closed());
         }
         if state.waiting.is_empty() {
@@ -144,6 +160,19 @@ impl<I, O> Place<I, O> {
         };
         let len = state.waiting.iter().take_while(fits).count().max(1);
         Some(state.waiting.drain(..len).unzip())
+    }
+
+    /// Waits a moment for those to come again who were `served`, if they were several. A read takes less than that.
+    async fn linger(&self, served: usize) {
+        if served < 2 || matches!(self.shared.kind, Kind::Reads { .. }) {
+            return;
+        }
+        for _ in 0..LOOKS {
+            if self.shared.lock().waiting.len() * 100 >= served * AWAITED_PERCENT {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
@@ -223,6 +252,56 @@ mod tests {
         assert!(answers.iter().enumerate().all(|(i, (double, _))| *double == 2 * i));
         let sizes: Vec<_> = answers.iter().map(|(_, size)| *size).collect();
         assert_eq!(sizes, [2, 2, 8, 8, 8, 8, 8, 8, 8, 8, 2, 2]);
+    }
+
+    /// Answers of eight, who came so that each worker has four.
+    async fn twice_four(group: &Group<usize, (usize, usize)>, gate: &Arc<Semaphore>) -> Vec<Option<(usize, usize)>> {
+        let four = || futures::future::join_all([1; 4].map(|item| doubled(group, gate, item)));
+        let later = async {
+            while workers(group) == 0 || !group.0.lock().waiting.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let open = async { gate.add_permits(100) };
+            tokio::join!(four(), open).0
+        };
+        let (first, later) = tokio::join!(four(), later);
+        first.into_iter().chain(later).collect()
+    }
+
+    #[tokio::test]
+    async fn after_several_writes_those_who_come_again_are_served_together() {
+        let (group, gate) = (numbers(), Arc::new(Semaphore::new(0)));
+        assert_eq!(twice_four(&group, &gate).await, [Some((2, 4)); 8]);
+        let again = (0..4).map(|place| {
+            let (group, gate) = (&group, &gate);
+            async move {
+                if place > 0 {
+                    tokio::time::sleep(2 * LOOK).await;
+                }
+                doubled(group, gate, 1).await
+            }
+        });
+        assert_eq!(futures::future::join_all(again).await, [Some((2, 4)); 4]);
+    }
+
+    #[tokio::test]
+    async fn after_several_writes_a_single_one_is_served_and_the_workers_leave() {
+        let (group, gate) = (numbers(), Arc::new(Semaphore::new(0)));
+        twice_four(&group, &gate).await;
+        let single = async {
+            assert_eq!(doubled(&group, &gate, 1).await, Some((2, 1)));
+            while workers(&group) > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), single).await.expect("nobody else comes, and they do not wait");
+    }
+
+    #[tokio::test]
+    async fn after_several_reads_nobody_is_waited_for() {
+        let (group, gate) = (Group::of_reads(8, |_| 1, Duration::ZERO), Arc::new(Semaphore::new(0)));
+        assert_eq!(twice_four(&group, &gate).await, [Some((2, 4)); 8]);
+        assert_eq!(workers(&group), 0);
     }
 
     #[tokio::test]
