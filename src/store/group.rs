@@ -1,7 +1,7 @@
 //! Work done together for requests that come at the same time: many small files cost the database little
-//! more than one. Who comes alone is served at once and alone; who comes while all workers are busy, or while one has
-//! just begun what does not take long, is served with everybody else who waits by then. Only after a group of several
-//! writes its worker waits a moment for several to be together again. Does not know what the work is.
+//! more than one. Who comes while a worker's place is free is served at once; who comes while all workers are busy, or
+//! while one has just begun what does not take long, is served with everybody else who waits by then. After a group of
+//! several writes its worker keeps its place a moment, for several to be together again. Does not know what the work is.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,9 +23,10 @@ pub(super) const READ_PATIENCE: Duration = Duration::from_millis(5);
 /// the first goes alone, with as many commands as all of them need. So many are waited for, in percent of the group:
 const AWAITED_PERCENT: usize = 75;
 
-/// How often it is looked whether they wait, and how many times at most.
-const LOOK: Duration = Duration::from_millis(1);
+/// How many times it is looked whether they wait, and how long is slept before the next look. The runtime's timer goes by
+/// whole milliseconds, rounded up: a sleep takes 1 to 2 ms, all of them 8 ms at most on a machine that keeps up.
 const LOOKS: usize = 4;
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Where requests meet.
 pub(super) struct Group<I, O>(Arc<Shared<I, O>>);
@@ -53,7 +54,7 @@ enum Kind {
 
 struct State<I, O> {
     waiting: Vec<(I, oneshot::Sender<O>)>,
-    /// Since when each worker is at its group.
+    /// Since when each place is taken, or its worker at its last group.
     begun: [Option<Instant>; WORKERS],
 }
 

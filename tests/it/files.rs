@@ -224,7 +224,7 @@ async fn a_client_that_goes_away_in_the_middle_leaves_nothing() {
         wire.send(post_head(head)).await;
         wire.send(sent).await;
         assert_eq!(count_files(&app).await, 0, "a file is not there before it is whole");
-        drop(wire);
+        wire.break_off().await;
     }
     let mut wire = Wire::connect(&app.url).await;
     let form = Form::new().file("a", "text/plain", &noise(50_000, 1)).body();

@@ -183,7 +183,8 @@ async fn uppy_in_a_browser_uploads_pauses_goes_on_after_a_reload_and_over_severa
                 assert!(!sent.contains(&"POST"), "{mode} began anew: {done}");
             }
             "parallel" => assert_eq!(sent.iter().filter(|sent| **sent == "POST").count(), 4, "{done}"),
-            _ => {}
+            // One for each MiB, and a few again where the machine stalled.
+            _ => assert!((16..20).contains(&done["patches"].as_u64().unwrap()), "{done}"),
         }
         let content = format!("/v1/files/{}/content", done["fileId"].as_str().expect("the page may read the id"));
         assert!(send(app.get(&content)).await.body == bytes, "{mode}");
