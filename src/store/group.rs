@@ -45,10 +45,9 @@ struct Shared<I, O> {
     state: Mutex<State<I, O>>,
 }
 
+/// What the work is, as [`Group::of_writes`] and [`Group::of_reads`] say.
 enum Kind {
-    /// Whoever came is served, whether they wait or not.
     Writes,
-    /// Of use only to those who still wait. The group under way must take so long before another is begun beside it.
     Reads { patience: Duration },
 }
 
