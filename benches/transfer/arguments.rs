@@ -1,5 +1,6 @@
 //! What a run measures: the command line, and the sizes that go with it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,11 +90,28 @@ pub struct Scale {
     pub paused: usize,
     /// Lengths whose answers are timed, ascending.
     pub finish: &'static [usize],
-    /// Uploads whose completion is timed, by their number of parts and the length of each, ascending.
-    pub complete: &'static [(usize, usize)],
+    /// Uploads whose completion is timed.
+    pub complete: &'static [Parts],
     /// Files in the full registry.
     pub grown: usize,
     pub disk_gib: u64,
+}
+
+/// Parts of an upload: how many, and the length of each.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    pub count: usize,
+    pub len: usize,
+}
+
+const fn parts(count: usize, len: usize) -> Parts {
+    Parts { count, len }
+}
+
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} parts of {}", self.count, size(self.len))
+    }
 }
 
 impl Arguments {
@@ -126,7 +144,7 @@ static QUICK: Scale = Scale {
     crowd: 8 * MIB,
     paused: 32 * MIB,
     finish: &[16 * MIB, 64 * MIB],
-    complete: &[(2, MIB), (64, MIB / 4)],
+    complete: &[parts(64, MIB / 4)],
     grown: 2000,
     disk_gib: 4,
 };
@@ -143,7 +161,7 @@ static USUAL: Scale = Scale {
     crowd: 64 * MIB,
     paused: 64 * MIB,
     finish: &[16 * MIB, 256 * MIB, 1024 * MIB],
-    complete: &[(2, 8 * MIB), (128, 8 * MIB), (2000, MIB / 4)],
+    complete: &[parts(128, 8 * MIB), parts(2000, MIB / 4)],
     grown: 100_000,
     disk_gib: 12,
 };
@@ -160,7 +178,7 @@ static FULL: Scale = Scale {
     crowd: 256 * MIB,
     paused: 64 * MIB,
     finish: &[16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB],
-    complete: &[(2, 8 * MIB), (128, 8 * MIB), (2000, MIB / 4), (1024, 8 * MIB)],
+    complete: &[parts(128, 8 * MIB), parts(2000, MIB / 4), parts(1024, 8 * MIB)],
     grown: 1_000_000,
     disk_gib: 40,
 };

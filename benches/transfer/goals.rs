@@ -179,18 +179,16 @@ fn memory_and_answers(found: &mut Found, scale: &Scale) {
 }
 
 fn complete(found: &mut Found, scale: &Scale, who: &'static str) {
-    let cases = scale.complete.iter().map(|(parts, part_len)| finish::complete_case(*parts, *part_len));
-    let cases: Vec<String> = cases.collect();
-    let Some((few, rest)) = cases.split_first() else { return };
-    for (many, (parts, part_len)) in rest.iter().zip(&scale.complete[1..]) {
-        let is_long = parts * part_len >= LONG;
-        let (few, many) = ((few.as_str(), who, "completeMs"), (many.as_str(), who, "completeMs"));
+    for &parts in scale.complete {
+        let (many, few) = (finish::complete_case(parts), finish::beside_case(parts));
+        let (many, few) = ((many.as_str(), who, "completeMs"), (few.as_str(), who, "completeMs"));
+        let is_long = parts.count * parts.len >= LONG;
         if is_long {
             found.value(&format!("ms, {}", many.0), many, 10.0, 25.0);
         }
         // Thousands of parts may take three times as long as a few.
         let (goal, limit) = if is_long { (1.3, 2.0) } else { (3.0, 3.0) };
-        found.ratio(&format!("{} / {}", many.0, few.0), many, few, Better::Less, goal, Some(limit));
+        found.ratio(&format!("{} / {}", many.0, finish::FEW), many, few, Better::Less, goal, Some(limit));
     }
 }
 

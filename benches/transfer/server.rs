@@ -143,8 +143,8 @@ impl Way {
         connection.receive(&format!("/v1/files?{query}"), &self.headers).await
     }
 
-    /// Uploads in parts, the pieces of the body, to the gateway; gives how long completing took.
-    pub async fn upload_in_parts(&self, connection: &mut Connection, body: &Body) -> Outcome<Duration> {
+    /// Uploads parts, the pieces of the body, to the gateway; gives the upload's id.
+    pub async fn upload_parts(&self, connection: &mut Connection, body: &Body) -> Outcome<String> {
         let part_len = body.pieces.first().map_or(0, Bytes::len);
         let said =
             json!({ "name": "bench", "size": body.len, "partSize": part_len, "encrypt": false, "compress": "none" });
@@ -156,7 +156,12 @@ impl Way {
             let line = format!("PUT /v1/uploads/{id}/parts/{n}");
             connection.send(&line, &self.headers, std::slice::from_ref(part)).await?;
         }
-        let line = format!("POST /v1/uploads/{id}/complete");
+        Ok(id.to_owned())
+    }
+
+    /// Makes a file of an upload; gives how long that took.
+    pub async fn complete(&self, connection: &mut Connection, upload: &str) -> Outcome<Duration> {
+        let line = format!("POST /v1/uploads/{upload}/complete");
         Ok(connection.send(&line, &self.headers, &[]).await?.after_request)
     }
 

@@ -10,11 +10,15 @@ const TICKS_PER_SEC: f64 = 100.0;
 const KIB_PER_MIB: f64 = 1024.0;
 
 /// User and system time of a process so far.
-pub fn cpu_secs(pid: u32) -> io::Result<f64> {
+fn cpu_secs(pid: u32) -> io::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks = |n: usize| after_name.split_whitespace().nth(n).and_then(|field| field.parse::<f64>().ok());
     Ok((ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / TICKS_PER_SEC)
+}
+
+fn cpu_secs_of([server, mongod, client]: [u32; 3]) -> io::Result<[f64; 3]> {
+    Ok([cpu_secs(server)?, cpu_secs(mongod)?, cpu_secs(client)?])
 }
 
 /// What something cost between two moments.
@@ -23,26 +27,28 @@ pub struct Cost {
     pub secs: f64,
     pub server_cpu: f64,
     pub mongod_cpu: f64,
+    /// This program's own, which takes it from both; the driver's, where that runs in it.
+    pub client_cpu: f64,
 }
 
-/// Measures what a server and the mongod behind it spend.
+/// Measures what a server, the mongod behind it and this program before it spend.
 pub struct Meter {
     begun: Instant,
-    pids: [u32; 2],
-    before: [f64; 2],
+    pids: [u32; 3],
+    before: [f64; 3],
 }
 
 impl Meter {
     pub fn start(server: u32, mongod: u32) -> Outcome<Self> {
-        let pids = [server, mongod];
-        Ok(Self { before: [cpu_secs(server)?, cpu_secs(mongod)?], begun: Instant::now(), pids })
+        let pids = [server, mongod, std::process::id()];
+        Ok(Self { before: cpu_secs_of(pids)?, begun: Instant::now(), pids })
     }
 
     pub fn stop(&self) -> Outcome<Cost> {
         let secs = self.begun.elapsed().as_secs_f64();
-        let [server, mongod] = self.pids;
-        let [server_before, mongod_before] = self.before;
-        Ok(Cost { secs, server_cpu: cpu_secs(server)? - server_before, mongod_cpu: cpu_secs(mongod)? - mongod_before })
+        let now = cpu_secs_of(self.pids)?;
+        let [server_cpu, mongod_cpu, client_cpu] = std::array::from_fn(|i| now[i] - self.before[i]);
+        Ok(Cost { secs, server_cpu, mongod_cpu, client_cpu })
     }
 }
 

@@ -35,9 +35,23 @@ impl Contender {
     }
 }
 
-/// Lets another begin in each round: who comes first finds a mongod that has just been emptied.
-pub fn take_turns<T>(contenders: &mut [T], round: usize) {
-    contenders.rotate_left(round % contenders.len());
+/// The order of `count` contenders in a round: who comes first finds a mongod that has just been emptied, and everybody
+/// else one that may be busy with whoever came before. So everybody is first, and comes after each other, equally often
+/// (Williams, Experimental designs balanced for the estimation of residual effects of treatments, 1949).
+pub fn order(count: usize, round: usize) -> Vec<usize> {
+    let zigzag = |place: usize| if place.is_multiple_of(2) { place / 2 } else { count - place.div_ceil(2) };
+    let mut order: Vec<usize> = (0..count).map(|place| (zigzag(place) + round) % count).collect();
+    // An odd number needs every other round backwards.
+    if !count.is_multiple_of(2) && !round.is_multiple_of(2) {
+        order.reverse();
+    }
+    order
+}
+
+/// The contenders in the [`order`] of a round.
+pub fn take_turns<T>(contenders: Vec<T>, round: usize) -> Vec<T> {
+    let mut contenders: Vec<Option<T>> = contenders.into_iter().map(Some).collect();
+    order(contenders.len(), round).into_iter().filter_map(|place| contenders[place].take()).collect()
 }
 
 pub fn plain() -> Way {

@@ -22,14 +22,13 @@ const RANGES: usize = 40;
 
 pub async fn run(lab: &mut Lab) -> Outcome<()> {
     let (stage, grown) = Stage::with_grown(lab, lab.scale.grown).await?;
-    let mut contenders = [ways::plain(), grown];
+    let contenders = [ways::plain(), grown];
     let mut dice = Dice::new(5);
     for round in 0..lab.rounds {
-        for way in &contenders {
+        for place in ways::order(contenders.len(), round) {
             stage.settle().await?;
-            Turn { lab: &mut *lab, stage: &stage, way, round }.run(&mut dice).await?;
+            Turn { lab: &mut *lab, stage: &stage, way: &contenders[place], round }.run(&mut dice).await?;
         }
-        ways::take_turns(&mut contenders, 1);
     }
     stage.clear().await
 }

@@ -42,11 +42,10 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     async fn run(mut self) -> Outcome<()> {
-        let mut contenders = contenders(self.lab, self.kind, self.len);
+        let contenders = ways::take_turns(contenders(self.lab, self.kind, self.len), self.round);
         for way in contenders.iter().filter_map(Contender::way) {
             warm_up(self.lab, self.stage, way, self.kind).await?;
         }
-        ways::take_turns(&mut contenders, self.round);
         let warm = self.lab.contents.body_of(self.kind, WARM_UP_LEN, ceiling::CHUNK_LEN);
         ceiling::insert(&self.stage.raw, &warm).await?;
         let mut ids = Vec::new();

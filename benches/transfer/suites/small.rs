@@ -21,13 +21,12 @@ const MICROS: f64 = 1e6;
 pub async fn run(lab: &mut Lab) -> Outcome<()> {
     for round in 0..lab.rounds {
         let stage = Stage::with_peers(lab).await?;
-        let mut contenders = contenders(lab);
+        let contenders = ways::take_turns(contenders(lab), round);
         for way in contenders.iter().filter_map(Contender::way) {
             let mut connection = stage.connect(way).await?;
             let (id, _) = way.upload(&mut connection, &lab.contents.body(Kind::Text, 4 << 10)).await?;
             way.download(&mut connection, &id).await?;
         }
-        ways::take_turns(&mut contenders, round);
         for &(len, crowds) in lab.scale.small {
             for &clients in crowds {
                 Turn { lab, stage: &stage, len, clients, round }.run(&contenders).await?;
@@ -126,6 +125,7 @@ impl Turn<'_> {
             ("p99Ms", load.p99_ms),
             ("serverCpuMicros", cost.server_cpu * MICROS / done),
             ("mongodCpuMicros", cost.mongod_cpu * MICROS / done),
+            ("clientCpuMicros", cost.client_cpu * MICROS / done),
         ];
         let case = case(act, self.len, self.clients);
         self.lab.report.add(Suite::Small.name(), &case, contender.who(), self.round, values);
