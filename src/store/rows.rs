@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawDocument, doc};
+use mongodb::raw_batch_cursor::RawBatch;
 
 use super::gridfs::write::SMALL_LEN;
 use super::group::{self, Group};
@@ -62,6 +63,29 @@ impl RowPlace {
             Self::Segments => doc! { "blob": { "$in": blobs } },
             Self::Blob => doc! { "_id": { "$in": blobs }, ROW: { "$exists": true } },
         }
+    }
+
+    /// Each blob's rows in documents of the place, in their order.
+    fn rows_of_each(self, blobs: &[Id], replies: &[RawBatch]) -> StoreResult<Vec<StoreResult<Vec<SegmentDoc>>>> {
+        let owner = match self {
+            Self::Segments => "blob",
+            Self::Blob => "_id",
+        };
+        let mut by_blob = HashMap::<Id, Vec<&RawDocument>>::new();
+        for reply in replies {
+            for holder in reply.doc_slices()? {
+                let holder = holder.map_err(damaged)?.as_document().ok_or_else(|| damaged("it is no document"))?;
+                if let Ok(blob) = holder.get_object_id(owner) {
+                    by_blob.entry(blob).or_default().push(holder);
+                }
+            }
+        }
+        let read = |holder: &&RawDocument| {
+            let row = self.row(holder).transpose()?;
+            Some(row.and_then(|row| mongodb::bson::deserialize_from_slice(row.as_bytes()).map_err(damaged)))
+        };
+        let of = |blob: &Id| by_blob.get(blob).into_iter().flatten().filter_map(read).collect();
+        Ok(blobs.iter().map(of).collect())
     }
 
     /// The row of a document of the place, if there is one.
@@ -149,37 +173,19 @@ impl Store {
     }
 
     async fn find_rows_of_each(&self, blobs: Vec<Id>, place: RowPlace) -> Vec<StoreResult<Vec<SegmentDoc>>> {
-        let found = match self.find_holders(&blobs, place).await {
-            Ok(found) => found,
-            Err(error) => return blobs.iter().map(|_| Err(error.clone())).collect(),
-        };
-        let owner = match place {
-            RowPlace::Segments => "blob",
-            RowPlace::Blob => "_id",
-        };
-        let mut by_blob = HashMap::<Id, Vec<&RawDocument>>::new();
-        for holder in &found {
-            if let Ok(blob) = holder.get_object_id(owner) {
-                by_blob.entry(blob).or_default().push(holder);
-            }
-        }
-        let read = |holder: &&RawDocument| {
-            let row = place.row(holder).transpose()?;
-            Some(row.and_then(|row| mongodb::bson::deserialize_from_slice(row.as_bytes()).map_err(damaged)))
-        };
-        let of = |blob: &Id| by_blob.get(blob).into_iter().flatten().filter_map(read).collect();
-        blobs.iter().map(of).collect()
+        let found = self.find_holders(&blobs, place).await.and_then(|replies| place.rows_of_each(&blobs, &replies));
+        found.unwrap_or_else(|error| blobs.iter().map(|_| Err(error.clone())).collect())
     }
 
     /// The documents that hold the rows of blobs, by blob and offset.
-    async fn find_holders(&self, blobs: &[Id], place: RowPlace) -> StoreResult<Vec<RawDocumentBuf>> {
-        let holders = self.collection::<RawDocumentBuf>(place.collection());
+    async fn find_holders(&self, blobs: &[Id], place: RowPlace) -> StoreResult<Vec<RawBatch>> {
+        let holders = self.documents(place.collection());
         let found = holders.find(place.of_blobs(blobs)).max_time(self.query_timeout);
         let found = match place {
             RowPlace::Segments => found.sort(doc! { "blob": 1, "off": 1 }).batch_size(ROWS_AT_ONCE),
             RowPlace::Blob => found.projection(doc! { ROW: 1 }),
         };
-        Ok(found.within(self.limit).await?.try_collect().within(self.limit).await?)
+        Ok(found.batch().within(self.limit).await?.try_collect().within(self.limit).await?)
     }
 
     /// Whether anything says that a GridFS file is its own: a row, readable or not; a blob that it would be the segment
