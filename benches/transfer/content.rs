@@ -126,6 +126,12 @@ impl Dice {
     pub fn below(&mut self, limit: usize) -> usize {
         (self.roll() >> 11) as usize % limit
     }
+
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for last in (1..things.len()).rev() {
+            things.swap(last, self.below(last + 1));
+        }
+    }
 }
 
 fn noise(len: usize) -> Vec<u8> {

@@ -27,7 +27,7 @@ pub struct Cost {
     pub secs: f64,
     pub server_cpu: f64,
     pub mongod_cpu: f64,
-    /// This program's own, which takes it from both; the driver's, where that runs in it.
+    /// This program's own, where it is not the server: what making the requests takes from the same cores.
     pub client_cpu: f64,
 }
 
@@ -48,6 +48,8 @@ impl Meter {
         let secs = self.begun.elapsed().as_secs_f64();
         let now = cpu_secs_of(self.pids)?;
         let [server_cpu, mongod_cpu, client_cpu] = std::array::from_fn(|i| now[i] - self.before[i]);
+        let [server, _, client] = self.pids;
+        let client_cpu = if server == client { f64::NAN } else { client_cpu };
         Ok(Cost { secs, server_cpu, mongod_cpu, client_cpu })
     }
 }

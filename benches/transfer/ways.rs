@@ -36,8 +36,9 @@ impl Contender {
 }
 
 /// The order of `count` contenders in a round: who comes first finds a mongod that has just been emptied, and everybody
-/// else one that may be busy with whoever came before. So everybody is first, and comes after each other, equally often
-/// (Williams, Experimental designs balanced for the estimation of residual effects of treatments, 1949).
+/// else one that may be busy with whoever came before. In `count` rounds, twice as many where it is odd, everybody is first,
+/// and comes after each other, equally often; in fewer no order comes twice (Williams, Experimental designs balanced for
+/// the estimation of residual effects of treatments, 1949).
 pub fn order(count: usize, round: usize) -> Vec<usize> {
     let zigzag = |place: usize| if place.is_multiple_of(2) { place / 2 } else { count - place.div_ceil(2) };
     let mut order: Vec<usize> = (0..count).map(|place| (zigzag(place) + round) % count).collect();

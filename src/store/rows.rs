@@ -73,7 +73,7 @@ impl RowPlace {
         };
         let mut by_blob = HashMap::<Id, Vec<&RawDocument>>::new();
         for reply in replies {
-            for holder in reply.doc_slices()? {
+            for holder in reply.doc_slices().map_err(damaged)? {
                 let holder = holder.map_err(damaged)?.as_document().ok_or_else(|| damaged("it is no document"))?;
                 if let Ok(blob) = holder.get_object_id(owner) {
                     by_blob.entry(blob).or_default().push(holder);
@@ -177,7 +177,7 @@ impl Store {
         found.unwrap_or_else(|error| blobs.iter().map(|_| Err(error.clone())).collect())
     }
 
-    /// The documents that hold the rows of blobs, by blob and offset.
+    /// Replies with the documents that hold the rows of blobs; rows of their own by blob and offset.
     async fn find_holders(&self, blobs: &[Id], place: RowPlace) -> StoreResult<Vec<RawBatch>> {
         let holders = self.documents(place.collection());
         let found = holders.find(place.of_blobs(blobs)).max_time(self.query_timeout);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use gridgate::jobs::fsck::fsck;
 use gridgate::jobs::rekey::rekey;
 use gridgate::jobs::sweep::sweep;
-use gridgate::store::rows::segment_id;
+use gridgate::store::new_id;
+use gridgate::store::rows::{RowPlace, segment_id};
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 
@@ -40,6 +41,27 @@ async fn a_small_upload_is_six_inserts_and_no_row_of_its_own() {
     let blob = blobs.find_one(doc! {}).await.unwrap().unwrap();
     let id = blob.get_object_id("_id").unwrap();
     assert_eq!(blob.get_document("segment").unwrap().get_object_id("_id").unwrap(), segment_id(id));
+}
+
+#[tokio::test]
+async fn rows_beyond_one_reply_are_all_read_in_order() {
+    let app = TestApp::start().await;
+    let db = app.mongo().await;
+    app.put("name=a", TYPE, noise(2 << 20, 3)).await;
+    let rows = db.collection::<Document>("segments");
+    let row = rows.find_one(doc! {}).await.unwrap().unwrap();
+    let (blob, count) = (new_id(), 10_500_i64);
+    let copies = (0..count).rev().map(|off| {
+        let mut row = row.clone();
+        row.extend(doc! { "_id": new_id(), "blob": blob, "off": off });
+        row
+    });
+    rows.insert_many(copies).await.unwrap();
+    profiler::start(&db).await;
+    let found = app.app.files.store.find_segments(blob, RowPlace::Segments).await.unwrap();
+    let replies = profiler::stop(&db, "segments").await.len();
+    assert!(found.iter().map(|row| row.off).eq(0..count), "{} rows", found.len());
+    assert_eq!(replies, 2);
 }
 
 /// Gives all rows documents of their own.

@@ -33,9 +33,11 @@ pub async fn run(lab: &mut Lab) -> Outcome<()> {
             // All deciles in an order that favours none.
             let decile = (turn * 7 + turn / DECILES + round * 3) % DECILES;
             let from = (len / DECILES * decile + dice.below(len / DECILES)).min(len - RANGE_LEN);
-            for place in ways::order(stored.len(), turn + round) {
-                let (way, id) = &stored[place];
-                waits[place].ask(&stage, way, id, from, decile).await?;
+            let mut asked: Vec<_> = waits.iter_mut().zip(&stored).collect();
+            // By chance: whoever was asked before may still be busy with bytes that nobody reads.
+            dice.shuffle(&mut asked);
+            for (waits, (way, id)) in asked {
+                waits.ask(&stage, way, id, from, decile).await?;
             }
         }
         for (waits, (way, _)) in waits.into_iter().zip(&stored) {
