@@ -62,11 +62,11 @@ const JOB_LEN: u64 = 512 << 10;
 /// Bytes up to this many are encoded or decoded where they are: a hop costs more.
 const INLINE_LEN: usize = 32 << 10;
 
-/// How many frames make a job, and how many jobs of one stream are under way at once. With frames as long as large
-/// chunks one is enough: the chunks before or behind it are under way too.
-fn jobs(frame_len: u64) -> (usize, usize) {
+/// How many frames make a job, and how many jobs of one stream are under way at once: `most`, but with frames as long as
+/// large chunks one is enough, as the chunks before or behind it are under way too.
+fn jobs(frame_len: u64, most: usize) -> (usize, usize) {
     let frames = usize::try_from(JOB_LEN / frame_len.max(1)).unwrap_or(1).max(1);
-    (frames, if frame_len > 2 * JOB_LEN { 1 } else { 2 })
+    (frames, if frame_len > 2 * JOB_LEN { 1 } else { most })
 }
 
 /// Plaintext on its way in.

@@ -13,6 +13,9 @@ use crate::error::Error;
 use crate::format::FormatError;
 use crate::format::segment::SegmentDecoder;
 
+/// Jobs under way at once: a paused download holds what they decoded.
+const MOST_JOBS: usize = 2;
+
 /// What is to come of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
@@ -53,7 +56,7 @@ pub fn decode(
     stored: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
 ) -> ByteStream {
     let frames = wanted.frames(&decoder);
-    let (most, jobs) = jobs(decoder.index().frame_len());
+    let (most, jobs) = jobs(decoder.index().frame_len(), MOST_JOBS);
     let cutter = Arc::clone(&decoder);
     let cut = stream::try_unfold((FrameSource::new(Box::pin(stored)), frames), move |(mut source, mut frames)| {
         let decoder = Arc::clone(&cutter);

@@ -17,6 +17,9 @@ use crate::format::segment::{Position, SegmentEncoder, SegmentEnd, StoredFrame};
 /// What a frame of unknown length begins with.
 const FIRST_CAPACITY: usize = 64 << 10;
 
+/// Jobs under way at once: two would leave a core idle while the plaintext of the next one is gathered.
+const MOST_JOBS: usize = 3;
+
 /// Encodes one segment, frame by frame.
 ///
 /// Plaintext is copied out of the body's pieces as they come, so that the connection reads into the same
@@ -45,6 +48,17 @@ pub struct Encoding {
 enum Hash {
     Idle(Box<Hashes>),
     Busy(oneshot::Receiver<Box<Hashes>>),
+}
+
+impl Hash {
+    /// Blocks a thread of the pool until the job before has hashed its plaintext, which it does first of all. That one was
+    /// given to the pool earlier, and the pool begins in that order.
+    fn wait(self) -> Option<Box<Hashes>> {
+        match self {
+            Self::Idle(hash) => Some(hash),
+            Self::Busy(promise) => promise.blocking_recv().ok(),
+        }
+    }
 }
 
 /// What is hashed on the way.
@@ -96,7 +110,7 @@ impl Encoding {
         expected_len: Option<u64>,
         limit: u64,
     ) -> Self {
-        let (frames_a_job, most_jobs) = jobs(encoder.layout().frame_len.into());
+        let (frames_a_job, most_jobs) = jobs(encoder.layout().frame_len.into(), MOST_JOBS);
         Self {
             source,
             encoder: Arc::new(encoder),
@@ -161,19 +175,22 @@ impl Encoding {
         let (frames, position) = self.take_frames().await?;
         self.next_frame += frames.len() as u64;
         let job = Job { encoder: Arc::clone(&self.encoder), first, frames, position };
-        let mut hash = self.idle_hash().await?;
-        if self.jobs.is_empty() && job.frames.iter().map(|frame| frame.len()).sum::<usize>() <= INLINE_LEN {
+        if self.jobs.is_empty() && job.plain_len() <= INLINE_LEN {
+            let mut hash = self.idle_hash().await?;
             job.hash(&mut hash);
             self.hash = Hash::Idle(hash);
             self.ready.extend(job.encode());
             return Ok(());
         }
         let (hashed, promise) = oneshot::channel();
-        self.hash = Hash::Busy(promise);
+        let before = std::mem::replace(&mut self.hash, Hash::Busy(promise));
         self.jobs.push_back(tokio::task::spawn_blocking(move || {
-            job.hash(&mut hash);
-            // Nobody waits for it where the encoding was dropped.
-            let _ = hashed.send(hash);
+            // Without it the job before has failed, which is told there.
+            if let Some(mut hash) = before.wait() {
+                job.hash(&mut hash);
+                // Nobody waits for it where the encoding was dropped.
+                let _ = hashed.send(hash);
+            }
             job.encode()
         }));
         Ok(())
@@ -242,6 +259,10 @@ impl Encoding {
 }
 
 impl Job {
+    fn plain_len(&self) -> usize {
+        self.frames.iter().map(|frame| frame.len()).sum()
+    }
+
     fn hash(&self, hash: &mut Hashes) {
         self.frames.iter().for_each(|frame| hash.update(frame));
     }
@@ -258,3 +279,66 @@ impl Job {
 }
 
 const ENCODE: &str = "encode the content";
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures::{FutureExt, StreamExt, stream};
+
+    use super::*;
+    use crate::format::compress::decompress;
+    use crate::format::segment::{Codec, Layout};
+    use crate::pipeline::JOB_LEN;
+
+    const PIECE_LEN: usize = 64 << 10;
+    const FRAME_LEN: usize = 256 << 10;
+
+    /// Pieces that differ, and the number of bytes taken of them.
+    fn body(pieces: &[Bytes]) -> (BodyStream, Arc<AtomicUsize>) {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        let pieces = stream::iter(pieces.to_vec()).map(move |piece| {
+            count.fetch_add(piece.len(), Ordering::Relaxed);
+            Ok(piece)
+        });
+        (pieces.boxed(), taken)
+    }
+
+    #[test]
+    fn three_jobs_are_begun_before_the_first_has_hashed_and_come_back_in_order() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+        runtime.expect("a runtime of one thread").block_on(async {
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || gate.recv());
+            let pieces: Vec<_> = (0..75_u8).map(|piece| Bytes::from(vec![piece; PIECE_LEN])).collect();
+            let (body, taken) = body(&pieces);
+            let layout = Layout { codec: Codec::Zstd, level: 1, frame_len: FRAME_LEN as u32 };
+            let encoder = SegmentEncoder::new(layout, None);
+            let mut encoding = Encoding::new(FrameSource::new(body), encoder, None, u64::MAX);
+
+            let mut stored = Vec::new();
+            {
+                let mut first = pin!(encoding.next());
+                assert!(first.as_mut().now_or_never().is_none(), "the pool has no thread for it");
+                assert_eq!(taken.load(Ordering::Relaxed), 3 * JOB_LEN as usize + PIECE_LEN);
+                open.send(()).expect("the pool's thread waits");
+                stored.extend(first.await.expect("the body is sound"));
+            }
+            busy.await.expect("it does not panic").expect("it was opened");
+            while let Some(frame) = encoding.next().await.expect("the body is sound") {
+                stored.push(frame);
+            }
+
+            let plain = pieces.concat();
+            assert_eq!(stored.len(), plain.len().div_ceil(FRAME_LEN));
+            for (frame, plain) in stored.iter().zip(plain.chunks(FRAME_LEN)) {
+                assert!(decompress(Codec::Zstd, &frame.bytes, plain.len()).is_some_and(|restored| restored == plain));
+            }
+            let encoded = encoding.finish().await.expect("every job has hashed");
+            assert_eq!((encoded.plain_len, encoded.sha256), (plain.len() as u64, Sha256Digest::of(&plain)));
+        });
+    }
+}
