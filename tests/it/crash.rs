@@ -338,7 +338,8 @@ impl House {
             _ => {
                 let upload = client.post(format!("{}/v1/files?name={name}", gateway.url)).header("content-type", TYPE);
                 if act == Act::SlowUpload {
-                    let come = stream::iter([Ok::<_, std::io::Error>(bytes[..5 << 20].to_vec())]);
+                    // A batch and what is encoded behind it, while more is waited for.
+                    let come = stream::iter([Ok::<_, std::io::Error>(bytes[..6 << 20].to_vec())]);
                     upload.body(reqwest::Body::wrap_stream(come.chain(stream::pending())))
                 } else {
                     upload.body(bytes.to_vec())
