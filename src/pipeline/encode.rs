@@ -51,8 +51,8 @@ enum Hash {
 }
 
 impl Hash {
-    /// Blocks a thread of the pool until the job before has hashed its plaintext, which it does first of all. That one was
-    /// given to the pool earlier, and the pool begins in that order.
+    /// Blocks a thread of the pool until the job before has hashed its plaintext, which it does before it encodes. That one
+    /// was given to the pool earlier, and tokio's default queue begins in that order (decision 0039).
     fn wait(self) -> Option<Box<Hashes>> {
         match self {
             Self::Idle(hash) => Some(hash),

@@ -40,7 +40,7 @@ const MANY_CHUNKS_LEN: usize = 17 << 20;
 /// What the program is asked to do when it dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Act {
-    /// An upload of which 9 MiB come and no more.
+    /// An upload of which 6 MiB come and no more.
     SlowUpload,
     LargeUpload,
     SmallUpload,
