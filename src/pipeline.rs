@@ -13,6 +13,8 @@
 pub mod decode;
 pub mod encode;
 pub mod frames;
+pub mod gather;
+mod job;
 
 use std::pin::Pin;
 
@@ -59,7 +61,7 @@ impl BodyError {
 
 /// Plaintext of one job, if frames are shorter: a hop to another thread costs as much as hashing 30 KiB.
 const JOB_LEN: u64 = 512 << 10;
-/// Bytes up to this many are encoded or decoded where they are: a hop costs more.
+/// Bytes up to this many are worked on where they are: a hop costs more.
 const INLINE_LEN: usize = 32 << 10;
 
 /// How many frames make a job, and how many jobs of one stream are under way at once: `most`, but with frames as long as
@@ -69,8 +71,49 @@ fn jobs(frame_len: u64, most: usize) -> (usize, usize) {
     (frames, if frame_len > 2 * JOB_LEN { 1 } else { most })
 }
 
+/// Computes something over so many bytes: here and now, or on the blocking pool where that takes longer than a hop.
+///
+/// # Errors
+/// `internal` when a worker thread ended early.
+///
+/// # Cancel safety
+/// Dropped, the work is done for nobody.
+pub async fn compute<T: Send + 'static>(
+    len: usize,
+    doing: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    if len <= INLINE_LEN {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::internal(doing, error))
+}
+
 /// Plaintext on its way in.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
 /// Bytes on their way out; the response is cut, never ended cleanly, when it ends with an error.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_short_waits_for_no_thread_of_the_pool() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+        runtime.expect("a runtime of one thread").block_on(async {
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || gate.recv());
+            assert_eq!(compute(INLINE_LEN, "compute", || 1).now_or_never().and_then(Result::ok), Some(1));
+            let long = compute(INLINE_LEN + 1, "compute", || 2);
+            let mut long = std::pin::pin!(long);
+            assert!((&mut long).now_or_never().is_none(), "the pool has no thread for it");
+            open.send(()).expect("the pool's thread waits");
+            assert_eq!(long.await.ok(), Some(2));
+            busy.await.expect("it does not panic").expect("it was opened");
+        });
+    }
+}

@@ -138,7 +138,7 @@ impl Files {
         while let Some(frame) = encoding.next().await? {
             encoding.give_back(frame.bytes);
         }
-        let Encoded { end, plain_len, sha256, running, whole } = encoding.finish().await?;
+        let Encoded { end, plain_len, sha256, running, whole } = encoding.finish()?;
         if plain_len != grid.stored_len {
             return Err(Error::damaged("adopt the file", "its chunks are not as long as it says"));
         }

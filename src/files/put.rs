@@ -26,7 +26,7 @@ use crate::format::digest::Sha256Digest;
 use crate::format::key::Key;
 use crate::format::segment::{Codec, is_worthwhile};
 use crate::pipeline::frames::FrameSource;
-use crate::pipeline::{BodyError, BodyStream};
+use crate::pipeline::{BodyError, BodyStream, compute};
 use crate::store::new_id;
 
 /// Plaintext that is compressed on trial to decide about `compress=auto`.
@@ -198,9 +198,9 @@ pub(super) async fn choose_codec(
     }
     source.fill(PROBE_LEN).await.map_err(BodyError::into_error)?;
     let sample = source.peek(PROBE_LEN);
-    let probe =
-        tokio::task::spawn_blocking(move || is_worthwhile(sample.len(), compress(Codec::Zstd, 1, &sample).len()));
-    let is_worth_it = probe.await.map_err(|error| Error::internal("probe the content", error))?;
+    let sample_len = sample.len();
+    let probe = move || is_worthwhile(sample.len(), compress(Codec::Zstd, 1, &sample).len());
+    let is_worth_it = compute(sample_len, "probe the content", probe).await?;
     Ok(if is_worth_it { codec } else { Codec::Identity })
 }
 

@@ -172,7 +172,7 @@ impl Files {
                 encoding.give_back(spare);
             }
         }
-        let encoded = encoding.finish().await?;
+        let encoded = encoding.finish()?;
         writer.push(&encoded.end.tail).await.map_err(fail)?;
         Ok(encoded)
     }

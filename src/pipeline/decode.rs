@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use super::frames::FrameSource;
-use super::{ByteStream, INLINE_LEN, jobs};
+use super::{ByteStream, compute, jobs};
 use crate::error::Error;
 use crate::format::FormatError;
 use crate::format::segment::SegmentDecoder;
@@ -86,7 +86,7 @@ async fn decode_job(
     job: Vec<(usize, Bytes)>,
     wanted: Wanted,
 ) -> Result<Vec<Result<Bytes, Error>>, Error> {
-    let is_small = job.iter().map(|(_, stored)| stored.len()).sum::<usize>() <= INLINE_LEN;
+    let stored_len = job.iter().map(|(_, stored)| stored.len()).sum();
     let work = move || {
         let mut frames = Vec::with_capacity(job.len());
         for (frame, stored) in job {
@@ -99,10 +99,7 @@ async fn decode_job(
         }
         frames
     };
-    if is_small {
-        return Ok(work());
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::internal(DECODE, error))
+    compute(stored_len, DECODE, work).await
 }
 
 const DECODE: &str = "decode a frame";

@@ -40,7 +40,7 @@ const MANY_CHUNKS_LEN: usize = 17 << 20;
 /// What the program is asked to do when it dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Act {
-    /// An upload of which 6 MiB come and no more.
+    /// An upload of which 5 MiB come and no more.
     SlowUpload,
     LargeUpload,
     SmallUpload,
@@ -338,8 +338,7 @@ impl House {
             _ => {
                 let upload = client.post(format!("{}/v1/files?name={name}", gateway.url)).header("content-type", TYPE);
                 if act == Act::SlowUpload {
-                    // A batch and what is encoded behind it, while more is waited for.
-                    let come = stream::iter([Ok::<_, std::io::Error>(bytes[..6 << 20].to_vec())]);
+                    let come = stream::iter([Ok::<_, std::io::Error>(bytes[..5 << 20].to_vec())]);
                     upload.body(reqwest::Body::wrap_stream(come.chain(stream::pending())))
                 } else {
                     upload.body(bytes.to_vec())

@@ -14,6 +14,7 @@ use crate::files::read::stream_segment;
 use crate::format::digest::Sha256Stream;
 use crate::format::key::Key;
 use crate::format::upload::seal_running;
+use crate::pipeline::compute;
 use crate::pipeline::decode::Wanted;
 use crate::random;
 use crate::store::Id;
@@ -124,11 +125,12 @@ impl Files {
         let whole = Wanted::Plain(0..number(segment.len)?);
         let mut pieces = stream_segment(self, segment, whole, decoder)?;
         while let Some(piece) = pieces.try_next().await? {
-            let hashing = tokio::task::spawn_blocking(move || {
+            let len = piece.len();
+            let hash = move || {
                 hashed.running.update(&piece);
                 hashed
-            });
-            hashed = hashing.await.map_err(|error| Error::internal(HASH, error))?;
+            };
+            hashed = compute(len, HASH, hash).await?;
         }
         hashed.len += segment.len;
         Ok(hashed)
