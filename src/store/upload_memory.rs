@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::{StoreError, StoreResult};
 
@@ -14,6 +14,10 @@ pub type Holder = Arc<str>;
 
 /// How long a writer waits for memory before its client is asked to come back.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The driver copies what it sends twice, so only one part in so many of the memory is sent at once,
+const PARTS: usize = 8;
+/// but as much as two uploads send in any case.
+const LEAST_SENT: usize = 16 << 20;
 
 /// The memory of all uploads.
 ///
@@ -26,6 +30,9 @@ pub struct UploadMemory {
     len: usize,
     share: usize,
     state: Mutex<State>,
+    /// Bytes that are sent at once.
+    sent: u32,
+    turns: Semaphore,
 }
 
 struct State {
@@ -58,7 +65,8 @@ impl UploadMemory {
     /// So many bytes, of which one holder alone may have `share` percent.
     pub fn new(len: usize, share: u32) -> Self {
         let state = State { free: len, held: HashMap::new(), waiting: VecDeque::new() };
-        Self { len, share: share as usize, state: Mutex::new(state) }
+        let sent = u32::try_from((len / PARTS).max(LEAST_SENT)).unwrap_or(u32::MAX);
+        Self { len, share: share as usize, state: Mutex::new(state), sent, turns: Semaphore::new(sent as usize) }
     }
 
     /// Takes memory that is free and for which nobody waits.
@@ -92,6 +100,15 @@ impl UploadMemory {
         let state = self.state();
         let held = state.held(holder);
         state.free < self.len / 2 || held * 200 > (held + state.free) * self.share
+    }
+
+    /// A turn to send so many bytes, after those who waited longer; given back when it is dropped.
+    ///
+    /// # Errors
+    /// None: turns never end.
+    pub async fn turn(&self, len: usize) -> StoreResult<SemaphorePermit<'_>> {
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.sent);
+        self.turns.acquire_many(len).await.map_err(|_| StoreError::Busy)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,6 +173,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     fn holder(name: &str) -> Holder {
@@ -224,5 +243,17 @@ mod tests {
         assert!(waiting.await.is_err());
         drop(held);
         assert!(memory.try_take(&holder("c"), 100).is_some());
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_part_is_sent_at_once_and_nothing_is_too_long_to_be_sent() {
+        for (len, at_once) in [(16 << 20, 16 << 20), (512 << 20, 64 << 20)] {
+            let memory = UploadMemory::new(len, 75);
+            let turns = [memory.turn(at_once / 2).await, memory.turn(at_once / 2).await];
+            let waiting = memory.turn(1);
+            assert!(waiting.now_or_never().is_none());
+            drop(turns);
+            assert!(memory.turn(usize::MAX).now_or_never().is_some());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The cases of the GridFS specification as tests of `gridgate::store::gridfs`, and what the
 //! specification leaves open: damage, strange documents, how much is read.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -133,6 +134,31 @@ async fn many_writers_share_a_small_budget_without_waiting_for_each_other_for_ev
     for file in files {
         assert_eq!(test.chunks().count_documents(doc! { "files_id": file.files_id }).await.unwrap(), 3);
     }
+}
+
+/// The driver has two copies of what it sends.
+#[tokio::test]
+async fn inserts_of_many_writers_take_turns() {
+    let own = OwnMongod::fallible().await;
+    let test = TestStore::on(&own.uri(), |settings| settings.upload_budget_mib = 128).await;
+    test.store.ensure_bucket(BUCKET).await.unwrap();
+    let held = doc! { "failCommands": ["insert"], "namespace": format!("{}.files.chunks", test.db.name()),
+    "blockConnection": true, "blockTimeMS": 200 };
+    own.fail(1000, held).await;
+    let bytes = Bytes::from(noise(8 << 20, 7));
+    let mut uploads = pin!(futures::future::join_all((0..12).map(|_| test.write(2 << 20, &bytes))));
+    let admin = own.client().await.database("admin");
+    let mut most = 0;
+    loop {
+        let pipeline =
+            [doc! { "$currentOp": { "localOps": true } }, doc! { "$match": { "command.insert": "files.chunks" } }];
+        let counted = async { admin.aggregate(pipeline).await.unwrap().try_collect::<Vec<_>>().await.unwrap().len() };
+        tokio::select! {
+            _ = &mut uploads => break,
+            inserts = counted => most = most.max(inserts),
+        }
+    }
+    assert!((1..=8).contains(&most), "{most} inserts of 2 to 4 MiB were under way at once");
 }
 
 // Faults

@@ -227,7 +227,7 @@ impl ChunkWriter {
         let (chunks, limit) = (self.chunks.clone(), self.store.limit);
         let (budget, holder) = (Arc::clone(&self.budget), Arc::clone(&self.holder));
         self.in_flight.spawn(async move {
-            insert_batch(&chunks, &batch, limit).await?;
+            insert_batch(&chunks, &batch, &budget, limit).await?;
             // Whoever waits for memory must not wait for this writer's client.
             Ok(if budget.is_tight(&holder) { Batch::default() } else { batch })
         });
@@ -316,8 +316,17 @@ pub enum WrittenChunks {
 }
 
 /// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
-async fn insert_batch(chunks: &Collection<RawDocumentBuf>, batch: &Batch, limit: Duration) -> StoreResult<()> {
-    repeat("chunks", limit, || insert_once(chunks, &batch.documents)).await?;
+async fn insert_batch(
+    chunks: &Collection<RawDocumentBuf>,
+    batch: &Batch,
+    budget: &UploadMemory,
+    limit: Duration,
+) -> StoreResult<()> {
+    let insert = || async {
+        let _turn = budget.turn(batch.len).await?;
+        insert_once(chunks, &batch.documents).await
+    };
+    repeat("chunks", limit, insert).await?;
     failpoint::hit("upload.batch");
     Ok(())
 }
