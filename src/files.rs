@@ -220,6 +220,6 @@ impl Files {
     /// 32 hexadecimal digits, without quotes.
     pub fn etag(&self, file: &FileDoc) -> String {
         let mac = self.keys.roots.etag.mac(&[&file.file.bytes(), &file.version.to_be_bytes()]);
-        mac[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&mac[..16])
     }
 }

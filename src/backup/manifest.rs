@@ -118,13 +118,8 @@ impl Manifest {
     fn code(&self, root: &Key) -> Result<String, Error> {
         let blank = Self { mac: String::new(), ..self.clone() };
         let text = serde_json::to_vec(&blank).map_err(|error| Error::internal("write the manifest", error))?;
-        Ok(hex(&backup_code(root, &text)))
+        Ok(hex::encode(backup_code(root, &text)))
     }
-}
-
-/// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Part, hex};
+use super::manifest::Part;
 use super::unsound;
 use crate::error::Error;
 use crate::failpoint;
@@ -115,7 +115,7 @@ impl PartWriter {
         if let Some((part, hash)) = self.open.take() {
             self.sink.end()?;
             failpoint::hit("backup.part");
-            self.done.push(Part { sha256: hex(&hash.finalize()), ..part });
+            self.done.push(Part { sha256: hex::encode(hash.finalize()), ..part });
         }
         Ok(())
     }
@@ -160,7 +160,7 @@ pub fn read_part(
     if !batch.is_empty() {
         send(Batch { collection: collection.to_owned(), documents: batch })?;
     }
-    part.sha256 = hex(&hash.finalize());
+    part.sha256 = hex::encode(hash.finalize());
     Ok(part)
 }
 

@@ -351,7 +351,7 @@ async fn respond_multi(
     ranges: &[Range<u64>],
     request_id: &RequestId,
 ) -> Result<Response, Error> {
-    let boundary: String = random::bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let boundary = hex::encode(random::bytes::<16>());
     let content_type = representation.content_type.to_str().unwrap_or("application/octet-stream").to_owned();
     let plan = ranges::multipart(ranges, file.plain_len, &content_type, &boundary);
     representation.content_type = value(&format!("multipart/byteranges; boundary={}", plan.boundary))?;

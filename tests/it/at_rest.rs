@@ -45,8 +45,8 @@ pub fn forms(key: &[u8]) -> [String; 5] {
     let list = |numbers: Vec<String>| numbers.join(", ");
     [
         STANDARD.encode(key),
-        key.iter().map(|byte| format!("{byte:02x}")).collect(),
-        key.iter().map(|byte| format!("{byte:02X}")).collect(),
+        hex::encode(key),
+        hex::encode_upper(key),
         list(key.iter().map(u8::to_string).collect()),
         list(key.iter().map(|byte| format!("0x{byte:x}")).collect()),
     ]

@@ -82,7 +82,7 @@ async fn the_answer_says_where_the_file_is_and_what_it_is() {
         file["links"],
         json!({ "self": url, "content": format!("{url}/content"), "thumbnail": null, "versions": null })
     );
-    let hex: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(Sha256::digest(&bytes));
     assert_eq!((&file["sha256"], &file["size"]), (&hex.into(), &12_000.into()));
     assert!(file["storedSize"].as_u64().unwrap() < 2000, "it is compressed");
     assert_eq!(file["createdAt"], file["updatedAt"]);

@@ -3,7 +3,6 @@
 //! A file that exists is left as it is, so a released vector cannot be edited here by mistake.
 
 use super::made::{Made, Row, Sealing, sealed_frame};
-use super::to_hex;
 use super::vectors::folder;
 use crate::format::compress::compress;
 use crate::format::digest::{Sha256Digest, seal_digest};
@@ -33,7 +32,7 @@ fn write(name: &str, expect: &str, note: &str, fields: &[(&str, String)], body: 
     }
     text.push_str(&format!("note: {note}\n\n"));
     for line in body.chunks(32) {
-        text.push_str(&to_hex(line));
+        text.push_str(&hex::encode(line));
         text.push('\n');
     }
     std::fs::create_dir_all(folder()).expect("the folder can be made");
@@ -48,15 +47,15 @@ fn write_segment(name: &str, expect: &str, note: &str, row: &Row, plain: &[u8], 
         ("plain-length", row.plain_len.to_string()),
         ("plain-sha256", Sha256Digest::of(plain).to_string()),
         ("stored-length", row.stored_len.to_string()),
-        ("record", to_hex(&row.record)),
-        ("commitment", to_hex(&row.commitment)),
+        ("record", hex::encode(&row.record)),
+        ("commitment", hex::encode(&row.commitment)),
         ("sealed", if row.sealing.is_some() { "yes" } else { "no" }.to_owned()),
     ];
     if let Some(sealing) = &row.sealing {
-        fields.push(("data-key", to_hex(&sealing.data_key)));
-        fields.push(("segment-id", to_hex(&sealing.segment_id)));
+        fields.push(("data-key", hex::encode(sealing.data_key)));
+        fields.push(("segment-id", hex::encode(sealing.segment_id)));
         fields.push(("tenant", sealing.tenant.clone()));
-        fields.push(("salt", to_hex(&sealing.salt)));
+        fields.push(("salt", hex::encode(sealing.salt)));
     }
     write(name, expect, note, &fields, stored);
 }
@@ -478,12 +477,12 @@ fn wrapped_keys() {
             ("version", case.record.v.to_string()),
             ("mode", case.mode.clone()),
             ("kid", case.record.kid.clone()),
-            ("salt", to_hex(&case.record.salt)),
-            ("commit", to_hex(&case.record.commit)),
-            ("key", to_hex(&case.key)),
+            ("salt", hex::encode(case.record.salt)),
+            ("commit", hex::encode(case.record.commit)),
+            ("key", hex::encode(case.key)),
             ("tenant", case.tenant.clone()),
-            ("id", to_hex(&case.id)),
-            ("data-key", to_hex(&data_key)),
+            ("id", hex::encode(case.id)),
+            ("data-key", hex::encode(data_key)),
         ];
         write(name, expect, note, &fields, &case.record.ct);
     };
@@ -512,7 +511,7 @@ fn wrapped_keys() {
     changed("sealed-key-short", "WrapRecord", "the sealed key is cut", &|case| case.record.ct.truncate(47));
     changed("sealed-key-empty", "WrapRecord", "there is no sealed key", &|case| case.record.ct.clear());
     let check = Key::new(kek()).check_value();
-    let key = [("kind", "check-value".to_owned()), ("key", to_hex(&kek()))];
+    let key = [("kind", "check-value".to_owned()), ("key", hex::encode(kek()))];
     write("reference-check-value", "ok", "byte for byte what the independent reference makes", &key, &check);
 }
 
@@ -545,15 +544,15 @@ impl ManifestCase {
     fn save(&self, name: &str, expect: &str, note: &str) {
         let mut fields = vec![
             ("kind", "manifest".to_owned()),
-            ("root", to_hex(&self.root)),
+            ("root", hex::encode(self.root)),
             ("tenant", self.tenant.clone()),
-            ("file-id", to_hex(&self.file_id)),
+            ("file-id", hex::encode(self.file_id)),
             ("version", self.version.to_string()),
             ("plain-length", self.plain_len.to_string()),
             ("plain-sha256", self.sha256.to_string()),
         ];
         for line in &self.segments {
-            let (id, commitment) = (to_hex(&line.id), to_hex(&line.commitment));
+            let (id, commitment) = (hex::encode(line.id), hex::encode(line.commitment));
             fields.push(("segment", format!("{id} {} {commitment} {}", line.plain_len, line.protection as u8)));
         }
         write(name, expect, note, &fields, &self.mac);
@@ -618,8 +617,8 @@ fn digests() {
     let save = |name: &str, expect: &str, note: &str, root: &[u8], id: &[u8], sealed: &[u8]| {
         let fields = [
             ("kind", "digest".to_owned()),
-            ("root", to_hex(root)),
-            ("content-id", to_hex(id)),
+            ("root", hex::encode(root)),
+            ("content-id", hex::encode(id)),
             ("plain-sha256", digest.to_string()),
         ];
         write(name, expect, note, &fields, sealed);

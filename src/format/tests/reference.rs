@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::fixed;
 use super::made::{Made, Sealing};
-use super::{fixed, to_hex};
 use crate::format::digest::Sha256Digest;
 use crate::format::key::Key;
 use crate::format::key_wrap::{WrapBinding, WrapMode, wrap};
@@ -50,7 +50,7 @@ fn every_value_of_the_reference_file_is_ours() {
         assert_eq!(Sha256Digest::of(&plain).to_string(), word(&case["plain_sha256"]));
         assert_eq!(Sha256Digest::of(&made.stored()).to_string(), word(&case["stored_sha256"]), "{}", case["case"]);
         if let Some(stored) = case["stored"].as_str() {
-            assert_eq!(to_hex(&made.stored()), stored, "{}", case["case"]);
+            assert_eq!(hex::encode(made.stored()), stored, "{}", case["case"]);
         }
         assert_eq!(made.row.read_all(&made.stored()).as_ref(), Ok(&plain));
     }
@@ -63,9 +63,9 @@ fn every_value_of_the_reference_file_is_ours() {
     let data_key = Key::new(fixed(&word(&record["dek"])));
     let wrapped = wrap(&data_key, &kek, mode, &word(&record["kid"]), fixed(&word(&record["salt"])), binding);
     assert_eq!(i64::from(wrapped.v), record["v"].as_i64().expect("a number"));
-    assert_eq!(to_hex(&wrapped.commit), word(&record["commit"]));
-    assert_eq!(to_hex(&wrapped.ct), word(&record["ct"]));
-    assert_eq!(to_hex(&kek.check_value()), word(&record["kcv"]));
+    assert_eq!(hex::encode(wrapped.commit), word(&record["commit"]));
+    assert_eq!(hex::encode(&wrapped.ct), word(&record["ct"]));
+    assert_eq!(hex::encode(kek.check_value()), word(&record["kcv"]));
 
     let manifest = &reference["manifest"];
     let line = |segment: &Value| ManifestSegment {
@@ -86,5 +86,5 @@ fn every_value_of_the_reference_file_is_ours() {
         sha256: Sha256Digest(fixed(&word(&manifest["sha256"]))),
         segments: &segments,
     };
-    assert_eq!(to_hex(&ours.mac(&Key::new(fixed(&word(&manifest["mac_key"]))))), word(&manifest["mac"]));
+    assert_eq!(hex::encode(ours.mac(&Key::new(fixed(&word(&manifest["mac_key"]))))), word(&manifest["mac"]));
 }
