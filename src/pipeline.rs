@@ -13,7 +13,7 @@
 pub mod decode;
 pub mod encode;
 pub mod frames;
-pub mod gather;
+mod gather;
 mod job;
 
 use std::pin::Pin;

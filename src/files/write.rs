@@ -166,9 +166,13 @@ impl Files {
         let fail = |error: StoreError| error.doing(STORING);
         writer.push(head).await.map_err(fail)?;
         while let Some(frame) = encoding.next().await? {
-            self.require_space(0)?;
-            self.grow_room(room, encoding.plain_len()).await?;
-            if let Some(spare) = writer.push_frame(frame.bytes).await.map_err(fail)? {
+            let plain_len = encoding.plain_len();
+            let store = async {
+                self.require_space(0)?;
+                self.grow_room(room, plain_len).await?;
+                writer.push_frame(frame.bytes).await.map_err(fail)
+            };
+            if let Some(spare) = encoding.meanwhile(store).await? {
                 encoding.give_back(spare);
             }
         }

@@ -183,7 +183,12 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use futures::channel::mpsc;
+
     use super::*;
+    use crate::format::segment::{Codec, Layout, SegmentEncoder};
+    use crate::pipeline::encode::Encoding;
+    use crate::pipeline::frames::FrameSource;
 
     const LIMITS: BodyLimits = BodyLimits { idle: Duration::from_millis(100), min_bytes_per_sec: 1_000 };
 
@@ -199,6 +204,27 @@ mod tests {
         assert!(pace.count(ms(1), 0).is_err());
         let mut unlimited = Pace::new(BodyLimits { min_bytes_per_sec: 0, ..LIMITS });
         assert!((0..100).all(|_| unlimited.count(ms(99), 1).is_ok()));
+    }
+
+    /// A frame is stored slowly, and the client goes on at once for as long as it is let.
+    #[tokio::test]
+    async fn a_slow_database_makes_no_slow_client() {
+        let limits = BodyLimits { min_bytes_per_sec: 1 << 30, ..LIMITS };
+        let (body, pieces) = mpsc::unbounded::<Result<Bytes, std::io::Error>>();
+        let send = |len| body.unbounded_send(Ok(Bytes::from(vec![7; len]))).expect("it is read");
+        send(1 << 20);
+        let source = FrameSource::new(stream_body(Body::from_stream(pieces), limits));
+        let layout = Layout { codec: Codec::Zstd, level: 1, frame_len: 256 << 10 };
+        let mut encoding = Encoding::new(source, SegmentEncoder::new(layout, None), None, u64::MAX);
+        assert!(encoding.next().await.expect("no fault of the client").is_some());
+        let store = async {
+            (0..4).for_each(|_| send(1 << 20));
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            Ok(())
+        };
+        encoding.meanwhile(store).await.expect("no fault of the client");
+        drop(body);
+        while encoding.next().await.expect("no fault of the client").is_some() {}
     }
 
     #[tokio::test]

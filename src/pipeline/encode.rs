@@ -83,14 +83,14 @@ impl Encoding {
     /// The next frame to store; none after the last.
     ///
     /// # Errors
-    /// The body's, among them `too_large`; nothing more comes then.
+    /// The body's, among them `too_large`; the encoding is of no use then.
     pub async fn next(&mut self) -> Result<Option<StoredFrame>, Error> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
                 self.entries.push(frame.entry);
                 return Ok(Some(frame));
             }
-            let may_begin = self.jobs.len() < self.most_jobs && !self.gathering.has_ended();
+            let may_begin = self.may_begin();
             tokio::select! {
                 biased;
                 frames = self.jobs.first_done(), if !self.jobs.is_empty() => self.ready.extend(frames?),
@@ -98,6 +98,29 @@ impl Encoding {
                 else => return Ok(None),
             }
         }
+    }
+
+    /// Does what a frame needs that was given, and goes on with the body meanwhile: whoever measures how slowly that
+    /// comes counts the time until it is asked again.
+    ///
+    /// # Errors
+    /// The work's; then the body's, as of [`next`](Self::next).
+    pub async fn meanwhile<T>(&mut self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let (mut work, mut outcome) = (std::pin::pin!(work), Ok(()));
+        loop {
+            let goes_on = outcome.is_ok() && self.may_begin();
+            tokio::select! {
+                biased;
+                done = &mut work => return done.and_then(|done| outcome.map(|()| done)),
+                gathered = self.gathering.next_job(), if goes_on => {
+                    outcome = gathered.and_then(|gathered| self.begin_job(gathered));
+                }
+            }
+        }
+    }
+
+    fn may_begin(&self) -> bool {
+        self.jobs.len() < self.most_jobs && !self.gathering.has_ended()
     }
 
     /// Takes a buffer back for another frame.
@@ -138,15 +161,18 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use futures::channel::mpsc;
     use futures::{FutureExt, Stream, StreamExt, stream};
 
     use super::*;
+    use crate::error::ErrorCode;
     use crate::format::compress::decompress;
     use crate::format::segment::{Codec, Layout};
-    use crate::pipeline::JOB_LEN;
+    use crate::pipeline::{BodyError, JOB_LEN};
 
     const PIECE_LEN: usize = 64 << 10;
     const FRAME_LEN: usize = 256 << 10;
+    const PIECES_A_JOB: usize = JOB_LEN as usize / PIECE_LEN;
 
     /// Pieces that differ.
     fn pieces(count: u8) -> Vec<Bytes> {
@@ -192,15 +218,18 @@ mod tests {
         for held in held {
             assert!(held.await.expect("it does not panic"));
         }
-        let stored = rest_of(&mut encoding, stored).await;
+        assert_encodes(encoding, stored, &pieces.concat()).await;
+    }
 
-        let plain = pieces.concat();
+    /// What was given and what is still to come are these bytes.
+    async fn assert_encodes(mut encoding: Encoding, given: Vec<StoredFrame>, plain: &[u8]) {
+        let stored = rest_of(&mut encoding, given).await;
         assert_eq!(stored.len(), plain.len().div_ceil(FRAME_LEN));
         for (frame, plain) in stored.iter().zip(plain.chunks(FRAME_LEN)) {
             assert!(decompress(Codec::Zstd, &frame.bytes, plain.len()).is_some_and(|restored| restored == plain));
         }
         let encoded = encoding.finish().expect("every job has hashed");
-        assert_eq!((encoded.plain_len, encoded.sha256), (plain.len() as u64, Sha256Digest::of(&plain)));
+        assert_eq!((encoded.plain_len, encoded.sha256), (plain.len() as u64, Sha256Digest::of(plain)));
     }
 
     #[test]
@@ -217,17 +246,70 @@ mod tests {
         }
     }
 
+    /// An encoding whose body comes through a channel, from which these have come.
+    fn slow_encoding(come: &[Bytes]) -> (mpsc::UnboundedSender<Bytes>, Encoding) {
+        let (body, pieces) = mpsc::unbounded();
+        come.iter().for_each(|piece| body.unbounded_send(piece.clone()).expect("it is read"));
+        (body, encoding(pieces))
+    }
+
     #[tokio::test]
-    async fn what_is_encoded_is_given_while_more_is_waited_for() {
-        let come = pieces(4 * (JOB_LEN as usize / PIECE_LEN) as u8 + 1);
-        let mut encoding = encoding(stream::iter(come).chain(stream::pending()));
-        let given = async {
+    async fn what_is_encoded_is_given_while_more_is_waited_for_and_nothing_is_lost() {
+        let pieces = pieces(4 * PIECES_A_JOB as u8 + 3);
+        let (come, later) = pieces.split_at(4 * PIECES_A_JOB + 1);
+        let (body, mut encoding) = slow_encoding(come);
+        let mut given = Vec::new();
+        let all = async {
             for _ in 0..4 * JOB_LEN as usize / FRAME_LEN {
-                assert!(encoding.next().await.expect("the body is sound").is_some());
+                given.extend(encoding.next().await.expect("the body is sound"));
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), given).await.expect("four jobs are complete");
+        tokio::time::timeout(Duration::from_secs(30), all).await.expect("four jobs are complete");
         assert!(encoding.next().now_or_never().is_none());
         assert_eq!(encoding.plain_len(), 4 * JOB_LEN + PIECE_LEN as u64);
+        later.iter().for_each(|piece| body.unbounded_send(piece.clone()).expect("it is read"));
+        drop(body);
+        assert_encodes(encoding, given, &pieces.concat()).await;
+    }
+
+    #[tokio::test]
+    async fn the_body_is_taken_while_a_frame_is_stored_up_to_three_jobs() {
+        let pieces = pieces(6 * PIECES_A_JOB as u8);
+        let (come, later) = pieces.split_at(PIECES_A_JOB + 1);
+        let (body, mut encoding) = slow_encoding(come);
+        let given = vec![encoding.next().await.expect("the body is sound").expect("it has not ended")];
+        let store = async {
+            later.iter().for_each(|piece| body.unbounded_send(piece.clone()).expect("it is read"));
+            while body.len() > 2 * PIECES_A_JOB - 1 {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(body.len())
+        };
+        let stored = tokio::time::timeout(Duration::from_secs(30), encoding.meanwhile(store));
+        let left = stored.await.expect("the body is taken").expect("all is sound");
+        assert_eq!(left, 2 * PIECES_A_JOB - 1, "a job was given, three and the piece behind them are taken");
+        drop(body);
+        assert_encodes(encoding, given, &pieces.concat()).await;
+    }
+
+    #[tokio::test]
+    async fn work_is_done_before_the_error_of_the_body_is_told_and_its_own_comes_first() {
+        for fails in [false, true] {
+            let come = pieces(PIECES_A_JOB as u8 + 1).into_iter().map(Ok).collect::<Vec<_>>();
+            let body = stream::iter(come).chain(stream::iter([Err(BodyError::Idle)])).boxed();
+            let layout = Layout { codec: Codec::Zstd, level: 1, frame_len: FRAME_LEN as u32 };
+            let encoder = SegmentEncoder::new(layout, None);
+            let mut encoding = Encoding::new(FrameSource::new(body as BodyStream), encoder, None, u64::MAX);
+            let mut is_done = false;
+            let work = async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                is_done = true;
+                if fails { Err(Error::file_not_found()) } else { Ok(()) }
+            };
+            let told = encoding.meanwhile(work).await.expect_err("the body is not sound").code;
+            let expected = if fails { ErrorCode::FileNotFound } else { ErrorCode::BodyTimeout };
+            assert_eq!((told, is_done), (expected, true));
+        }
     }
 }

@@ -48,9 +48,12 @@ impl Job {
         self.frames.iter().for_each(|frame| hashes.update(frame));
     }
 
+    /// # Panics
+    /// Without a frame.
     fn encode(self) -> Vec<StoredFrame> {
         let Self { encoder, first, frames, position } = self;
-        let (last, mut spare) = (frames.len() - 1, FrameBuf::with_capacity(0));
+        let last = frames.len().checked_sub(1).expect("a job has a frame");
+        let mut spare = FrameBuf::with_capacity(0);
         let encode = |(i, plain)| {
             let position = if i == last { position } else { Position::Inner };
             encoder.encode_frame(first + i as u64, position, plain, &mut spare)
@@ -73,8 +76,8 @@ pub(super) struct Jobs {
 
 impl Jobs {
     pub fn new(hashes: Hashes) -> Self {
-        let turn = Turn::Free(Box::new(hashes));
-        Self { relay: Arc::new(Relay(Mutex::new(turn))), under_way: VecDeque::new() }
+        let hashing = Hashing::Idle(Box::new(hashes));
+        Self { relay: Arc::new(Relay(Mutex::new(hashing))), under_way: VecDeque::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -127,47 +130,48 @@ impl Jobs {
 }
 
 /// The hashes on their way from job to job. No job takes a thread before it has them.
-struct Relay(Mutex<Turn>);
+struct Relay(Mutex<Hashing>);
 
-enum Turn {
-    Free(Box<Hashes>),
-    /// By a job that hashes, before those that wait.
-    Taken(VecDeque<(Job, Answer)>),
+enum Hashing {
+    Idle(Box<Hashes>),
+    /// A job has the hashes; these wait for them.
+    Busy(VecDeque<(Job, Answer)>),
 }
 
 impl Relay {
-    fn turn(&self) -> MutexGuard<'_, Turn> {
+    fn hashing(&self) -> MutexGuard<'_, Hashing> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Result<Box<Hashes>, Error> {
-        match std::mem::replace(&mut *self.turn(), Turn::Taken(VecDeque::new())) {
-            Turn::Free(hashes) => Ok(hashes),
-            Turn::Taken(_) => Err(Error::internal("hash the content", "a worker thread ended early")),
+        match std::mem::replace(&mut *self.hashing(), Hashing::Busy(VecDeque::new())) {
+            Hashing::Idle(hashes) => Ok(hashes),
+            Hashing::Busy(_) => Err(Error::internal("hash the content", "a worker thread ended early")),
         }
     }
 
     fn enter(self: &Arc<Self>, job: Job, answer: Answer) {
-        let mut turn = self.turn();
-        match std::mem::replace(&mut *turn, Turn::Taken(VecDeque::new())) {
-            Turn::Free(hashes) => Self::start(Arc::downgrade(self), hashes, job, answer),
-            Turn::Taken(mut waiting) => {
-                waiting.push_back((job, answer));
-                *turn = Turn::Taken(waiting);
-            }
+        let idle = match &mut *self.hashing() {
+            Hashing::Busy(waiting) => return waiting.push_back((job, answer)),
+            idle @ Hashing::Idle(_) => std::mem::replace(idle, Hashing::Busy(VecDeque::new())),
+        };
+        if let Hashing::Idle(hashes) = idle {
+            Self::start(Arc::downgrade(self), hashes, job, answer);
         }
     }
 
     fn hand_on(self: &Arc<Self>, hashes: Box<Hashes>) {
-        let mut turn = self.turn();
-        let next = match &mut *turn {
-            Turn::Free(_) => None,
-            Turn::Taken(waiting) => waiting.pop_front(),
+        let mut hashing = self.hashing();
+        let next = match &mut *hashing {
+            Hashing::Idle(_) => None,
+            Hashing::Busy(waiting) => waiting.pop_front(),
         };
-        match next {
-            Some((job, answer)) => Self::start(Arc::downgrade(self), hashes, job, answer),
-            None => *turn = Turn::Free(hashes),
-        }
+        let Some((job, answer)) = next else {
+            *hashing = Hashing::Idle(hashes);
+            return;
+        };
+        drop(hashing);
+        Self::start(Arc::downgrade(self), hashes, job, answer);
     }
 
     /// Weakly, so that nothing begins for an encoding that was dropped.
