@@ -123,12 +123,12 @@ impl FilesDocument {
 
 /// Repeats an insert whose outcome is unknown; it **MUST** be a success if it was done before.
 ///
-/// One try has `limit`, all of them twice as long.
-async fn repeat<F>(what: &str, limit: Duration, insert: impl Fn() -> F) -> StoreResult<()>
+/// All tries have the budget together.
+async fn repeat<F>(what: &str, budget: Budget, insert: impl Fn() -> F) -> StoreResult<()>
 where
     F: Future<Output = StoreResult<()>> + Send,
 {
-    let (budget, mut pause) = (Budget::new(limit), FIRST_PAUSE);
+    let mut pause = FIRST_PAUSE;
     loop {
         match insert().within(budget.limit()).await {
             Err(error) if error.is_transient() && budget.pause(pause).await => {
@@ -148,7 +148,7 @@ impl Store {
     /// [`StoreError::Duplicate`] when another file has the id.
     pub async fn insert_files_document(&self, files: &FilesDocument) -> StoreResult<()> {
         let document = files.to_document()?;
-        repeat("a files document", self.limit, || self.insert_files_once(&files.file, &document)).await
+        repeat("a files document", Budget::new(self.limit), || self.insert_files_once(&files.file, &document)).await
     }
 
     async fn insert_files_once(&self, file: &GridFile, document: &Document) -> StoreResult<()> {

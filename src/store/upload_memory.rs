@@ -1,5 +1,5 @@
 //! The memory that uploads share: bytes on their way to the database, taken before they are gathered. Whoever holds much
-//! of it gets no more while others hold little. Counts memory and has none.
+//! of it gets no more while others hold little, and what is sent takes turns. Counts memory and has none.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +14,9 @@ pub type Holder = Arc<str>;
 
 /// How long a writer waits for memory before its client is asked to come back.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The driver copies what it sends twice, so only one part in so many of the memory is sent at once,
-const PARTS: usize = 8;
-/// but as much as two uploads send in any case.
+/// The part of the memory that is sent at once, as the driver copies it twice.
+const SENT_PART: usize = 8;
+/// What is sent at once at least: by two uploads.
 const LEAST_SENT: usize = 16 << 20;
 
 /// The memory of all uploads.
@@ -30,8 +30,7 @@ pub struct UploadMemory {
     len: usize,
     share: usize,
     state: Mutex<State>,
-    /// Bytes that are sent at once.
-    sent: u32,
+    most_sent: u32,
     turns: Semaphore,
 }
 
@@ -65,8 +64,9 @@ impl UploadMemory {
     /// So many bytes, of which one holder alone may have `share` percent.
     pub fn new(len: usize, share: u32) -> Self {
         let state = State { free: len, held: HashMap::new(), waiting: VecDeque::new() };
-        let sent = u32::try_from((len / PARTS).max(LEAST_SENT)).unwrap_or(u32::MAX);
-        Self { len, share: share as usize, state: Mutex::new(state), sent, turns: Semaphore::new(sent as usize) }
+        let most_sent = u32::try_from((len / SENT_PART).max(LEAST_SENT)).unwrap_or(u32::MAX);
+        let turns = Semaphore::new(most_sent as usize);
+        Self { len, share: share as usize, state: Mutex::new(state), most_sent, turns }
     }
 
     /// Takes memory that is free and for which nobody waits.
@@ -95,7 +95,7 @@ impl UploadMemory {
     }
 
     /// Whether less than half is left, of all or of what the holder may have: from then on chunks are sent as they are
-    /// and no writer keeps memory it does not fill, so that half of it is always in motion.
+    /// and no writer keeps memory it does not fill, so that half of it is always sent or next to be.
     pub fn is_tight(&self, holder: &Holder) -> bool {
         let state = self.state();
         let held = state.held(holder);
@@ -105,10 +105,13 @@ impl UploadMemory {
     /// A turn to send so many bytes, after those who waited longer; given back when it is dropped.
     ///
     /// # Errors
-    /// None: turns never end.
-    pub async fn turn(&self, len: usize) -> StoreResult<SemaphorePermit<'_>> {
-        let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.sent);
-        self.turns.acquire_many(len).await.map_err(|_| StoreError::Busy)
+    /// [`StoreError::Busy`] where none comes within `patience`.
+    pub async fn turn(&self, len: usize, patience: Duration) -> StoreResult<SemaphorePermit<'_>> {
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.most_sent);
+        match tokio::time::timeout(patience, self.turns.acquire_many(len)).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(StoreError::Busy),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -249,11 +252,11 @@ mod tests {
     async fn no_more_than_a_part_is_sent_at_once_and_nothing_is_too_long_to_be_sent() {
         for (len, at_once) in [(16 << 20, 16 << 20), (512 << 20, 64 << 20)] {
             let memory = UploadMemory::new(len, 75);
-            let turns = [memory.turn(at_once / 2).await, memory.turn(at_once / 2).await];
-            let waiting = memory.turn(1);
-            assert!(waiting.now_or_never().is_none());
+            let turns = [memory.turn(at_once / 2, PATIENCE).await, memory.turn(at_once / 2, PATIENCE).await];
+            assert!(memory.turn(1, PATIENCE).now_or_never().is_none());
+            assert!(matches!(memory.turn(1, Duration::from_millis(1)).await, Err(StoreError::Busy)));
             drop(turns);
-            assert!(memory.turn(usize::MAX).now_or_never().is_some());
+            assert!(memory.turn(usize::MAX, PATIENCE).await.is_ok());
         }
     }
 }

@@ -149,15 +149,18 @@ async fn inserts_of_many_writers_take_turns() {
     let mut uploads = pin!(futures::future::join_all((0..12).map(|_| test.write(2 << 20, &bytes))));
     let admin = own.client().await.database("admin");
     let mut most = 0;
-    loop {
-        let pipeline =
-            [doc! { "$currentOp": { "localOps": true } }, doc! { "$match": { "command.insert": "files.chunks" } }];
-        let counted = async { admin.aggregate(pipeline).await.unwrap().try_collect::<Vec<_>>().await.unwrap().len() };
-        tokio::select! {
-            _ = &mut uploads => break,
-            inserts = counted => most = most.max(inserts),
+    let watch = async {
+        loop {
+            let pipeline =
+                [doc! { "$currentOp": { "localOps": true } }, doc! { "$match": { "command.insert": "files.chunks" } }];
+            let counted = async { admin.aggregate(pipeline).await.unwrap().try_collect::<Vec<_>>().await };
+            tokio::select! {
+                _ = &mut uploads => break,
+                inserts = counted => most = most.max(inserts.unwrap().len()),
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(60), watch).await.unwrap();
     assert!((1..=8).contains(&most), "{most} inserts of 2 to 4 MiB were under way at once");
 }
 

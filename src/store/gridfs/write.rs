@@ -15,7 +15,7 @@ use super::repeat;
 use crate::failpoint;
 use crate::format::frame::FrameBuf;
 use crate::store::chunks::{AttemptPrefix, ChunkDocument};
-use crate::store::limit::Within;
+use crate::store::limit::{Budget, Within};
 use crate::store::schema::chunks_of;
 use crate::store::segments::{LeaseKeeper, Pending, State};
 use crate::store::upload_memory::{HeldMemory, Holder, UploadMemory};
@@ -315,18 +315,17 @@ pub enum WrittenChunks {
     },
 }
 
-/// Inserts a batch until it is there: a repeated insert collides with itself on `_id`.
+/// Inserts a batch in its turn, until it is there: a repeated insert collides with itself on `_id`.
 async fn insert_batch(
     chunks: &Collection<RawDocumentBuf>,
     batch: &Batch,
-    budget: &UploadMemory,
+    memory: &UploadMemory,
     limit: Duration,
 ) -> StoreResult<()> {
-    let insert = || async {
-        let _turn = budget.turn(batch.len).await?;
-        insert_once(chunks, &batch.documents).await
-    };
-    repeat("chunks", limit, insert).await?;
+    let budget = Budget::new(limit);
+    // The chunk that fills a batch may make it longer.
+    let _turn = memory.turn(batch.len.min(BATCH_LEN), budget.rest()).await?;
+    repeat("chunks", budget, || insert_once(chunks, &batch.documents)).await?;
     failpoint::hit("upload.batch");
     Ok(())
 }
