@@ -13,8 +13,8 @@ use zstd::zstd_safe::{CParameter, compress_bound, find_frame_compressed_size};
 use super::segment::{Codec, MAX_FRAME_LEN};
 
 thread_local! {
-    /// A context costs more to make than a small frame to compress, so each thread keeps its last.
-    static ZSTD: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+    /// A context costs more to make than a small frame to compress, so each thread keeps one, for every level.
+    static ZSTD: RefCell<Compressor<'static>> = RefCell::new(zstd_compressor());
     /// As above, to restore. Each frame begins anew, whatever became of the one before.
     static UNZSTD: RefCell<Decompressor<'static>> =
         RefCell::new(Decompressor::new().expect("there is memory for a context"));
@@ -35,11 +35,8 @@ pub fn compress(codec: Codec, level: i32, plain: &[u8]) -> Vec<u8> {
 pub fn append_compressed(codec: Codec, level: i32, plain: &[u8], out: &mut Vec<u8>) {
     match codec {
         Codec::Identity => out.extend_from_slice(plain),
-        Codec::Zstd => ZSTD.with_borrow_mut(|slot| {
-            let compressor = match slot {
-                Some((made_for, compressor)) if *made_for == level => compressor,
-                _ => &mut slot.insert((level, zstd_compressor(level))).1,
-            };
+        Codec::Zstd => ZSTD.with_borrow_mut(|compressor| {
+            compressor.set_compression_level(level).expect("settings allow only levels zstd knows");
             out.reserve(compress_bound(plain.len()));
             let end = out.len() as u64;
             let mut out = Cursor::new(out);
@@ -55,8 +52,8 @@ pub fn append_compressed(codec: Codec, level: i32, plain: &[u8], out: &mut Vec<u
     }
 }
 
-fn zstd_compressor(level: i32) -> Compressor<'static> {
-    let mut compressor = Compressor::new(level).expect("settings allow only levels zstd knows");
+fn zstd_compressor() -> Compressor<'static> {
+    let mut compressor = Compressor::default();
     compressor.set_parameter(CParameter::ChecksumFlag(true)).expect("every zstd knows the checksum flag");
     compressor
 }
@@ -144,6 +141,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_frame_before_says_nothing_about_the_next() {
+        let plain: Vec<u8> = (0..5000_u32).flat_map(|i| (i * i % 9973).to_string().into_bytes()).collect();
+        let alone = |level, plain: Vec<u8>| {
+            let compress = move || compress(Codec::Zstd, level, &plain);
+            std::thread::spawn(compress).join().expect("it does not panic")
+        };
+        let levels = [1, 3, 19, 6, 1];
+        let expected = levels.map(|level| alone(level, plain.clone()));
+        assert_ne!(expected[0], expected[2], "levels differ");
+        assert_eq!(levels.map(|level| compress(Codec::Zstd, level, &plain)), expected);
     }
 
     #[test]
