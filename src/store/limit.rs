@@ -56,12 +56,7 @@ impl Budget {
 
     /// How long the next operation may take.
     pub(super) fn limit(&self) -> Duration {
-        self.limit.min(self.rest())
-    }
-
-    /// What is left of it.
-    pub(super) fn rest(&self) -> Duration {
-        self.end.saturating_duration_since(Instant::now())
+        self.limit.min(self.end.saturating_duration_since(Instant::now()))
     }
 
     /// Waits before a repetition; false when no time would be left for it.

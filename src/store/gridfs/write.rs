@@ -324,7 +324,7 @@ async fn insert_batch(
 ) -> StoreResult<()> {
     let budget = Budget::new(limit);
     // The chunk that fills a batch may make it longer.
-    let _turn = memory.turn(batch.len.min(BATCH_LEN), budget.rest()).await?;
+    let _turn = memory.turn(batch.len.min(BATCH_LEN), budget.limit()).await?;
     repeat("chunks", budget, || insert_once(chunks, &batch.documents)).await?;
     failpoint::hit("upload.batch");
     Ok(())
